@@ -1,0 +1,11 @@
+import {defineConfig} from 'vitest/config';
+
+export default defineConfig({
+	test: {
+		include: ['test/**/*.test.ts'],
+		// Real QEMUs under emulation on two cores: generous, because a test that hangs is found by its own deadlines.
+		testTimeout: 60_000,
+		hookTimeout: 120_000,
+		maxWorkers: 2,
+	},
+});
