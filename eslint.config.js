@@ -11,7 +11,7 @@ export default defineConfig(
 		rules: {
 			'@typescript-eslint/explicit-module-boundary-types': 'error',
 			'@typescript-eslint/restrict-template-expressions': ['error', {allowNumber: true}],
-			'@typescript-eslint/switch-exhaustiveness-check': 'error',
+			'@typescript-eslint/switch-exhaustiveness-check': ['error', {considerDefaultExhaustiveForUnions: true}],
 			// `catch` gives `unknown`; passing it on unchanged is right.
 			'rxjs-x/throw-error': ['error', {allowThrowingUnknown: true, allowThrowingAny: false}],
 			// `$` marks a value that is an Observable. Functions returning one are named by what they do.

@@ -1,0 +1,58 @@
+/** The kinds of failure that a caller, or the operator's script, can tell apart. Stable; messages are not. */
+export type ErrorCode =
+	| 'USAGE'
+	| 'FAILED'
+	| 'CANCELLED'
+	| 'NO_REPOSITORY'
+	| 'LOCKED'
+	| 'UNREACHABLE'
+	| 'REFUSED'
+	| 'JOB_FAILED'
+	| 'VM_LOST'
+	| 'AGENT'
+	| 'DAMAGED';
+
+export interface ErrorDetails extends ErrorOptions {
+	/** One sentence: what to try next. */
+	readonly hint?: string | undefined;
+}
+
+/**
+ * Every error this program raises on purpose. The message says what failed, on which object and why, so that it can be
+ * shown to the operator as it is; anything else that is thrown is a bug of ours.
+ */
+export class QuiesceError extends Error {
+	readonly code: ErrorCode;
+	readonly hint: string | undefined;
+
+	constructor(code: ErrorCode, message: string, details: ErrorDetails = {}) {
+		super(message, details);
+		this.name = new.target.name;
+		this.code = code;
+		this.hint = details.hint;
+	}
+}
+
+/** The operator asked for something that cannot be meant. Nothing was done. */
+export class UsageError extends QuiesceError {
+	constructor(message: string, details?: ErrorDetails) {
+		super('USAGE', message, details);
+	}
+}
+
+/** The operator, or a signal, ended the run. What had been started is undone. */
+export class CancelledError extends QuiesceError {
+	constructor(message = 'cancelled', details?: ErrorDetails) {
+		super('CANCELLED', message, details);
+	}
+}
+
+/** `error` as something with a message, whatever was thrown. */
+export function asError(error: unknown): Error {
+	return error instanceof Error ? error : new Error(String(error));
+}
+
+/** The system's name of a failed call, such as `ENOENT`. */
+export function errnoOf(error: unknown): string | undefined {
+	return error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : undefined;
+}

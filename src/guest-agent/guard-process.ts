@@ -1,0 +1,138 @@
+import readline from 'node:readline';
+import {setTimeout as delay} from 'node:timers/promises';
+import {parseAddress} from '../config/address.ts';
+import {asError} from '../errors.ts';
+import {type HostLock, LockedError, takeLock} from '../host/lock.ts';
+import {UnreachableError} from '../qmp/errors.ts';
+import {GuestAgent} from './agent.ts';
+import {AgentError} from './errors.ts';
+import {agentLockKey, clearMarker} from './frozen-marker.ts';
+import type {GuardOrder} from './guard.ts';
+
+/** The guard's own program. It is told what to do on stdin, whose end means that the tool has died. */
+
+const RETRY_MS = 200;
+/** So often refused in a row, a socket belongs to a VM that has ended: nothing is frozen any more. */
+const GONE_AFTER = 5;
+
+const address = parseAddress(process.argv[2] ?? '');
+const tool = process.ppid;
+let state: 'idle' | 'armed' | 'keeping' | 'thawing' = 'idle';
+let deadline: NodeJS.Timeout | undefined;
+
+// Whoever ends the tool by its process group or its unit must not end what cleans up after it.
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => undefined);
+for (const stream of [process.stdout, process.stderr]) stream.on('error', () => undefined);
+
+const orders = readline.createInterface({input: process.stdin});
+orders.on('line', line => {
+	obey(JSON.parse(line) as GuardOrder)
+		.then(() => {
+			answer('ok');
+		})
+		.catch((error: unknown) => {
+			answer(asError(error).message);
+		});
+});
+orders.once('close', () => {
+	if (state === 'armed') void thawAndExit('the run died while it held the guest frozen');
+	else if (state === 'idle') process.exit(0);
+});
+answer('ok');
+
+async function obey(order: GuardOrder): Promise<void> {
+	if (state === 'thawing') throw new Error('the deadline has passed');
+	clearTimeout(deadline);
+	switch (order.order) {
+		case 'arm':
+			state = 'armed';
+			deadline = setTimeout(onHungTool, order.deadlineMs);
+			break;
+		case 'disarm':
+			state = 'idle';
+			break;
+		case 'keep': {
+			state = 'keeping';
+			const lock = await takeOver(order);
+			deadline = setTimeout(() => {
+				void thawAndExit(`nobody thawed the guest within ${order.deadlineMs / 1000} s`, lock);
+			}, order.deadlineMs);
+		}
+	}
+}
+
+function onHungTool(): void {
+	// While it lives the tool is our parent, so its number cannot have been given to another process.
+	if (process.ppid === tool) process.kill(tool, 'SIGKILL');
+	void thawAndExit('the run hung while it held the guest frozen, and was ended');
+}
+
+/** The tool lets go of the lock just before; another run may look at it in between. */
+async function takeOver(order: Extract<GuardOrder, {order: 'keep'}>): Promise<HostLock> {
+	const key = await agentLockKey(address);
+	for (let attempt = 0; ; attempt++) {
+		try {
+			const lock: HostLock = await takeLock(key, 'the guest', order.holder, async line => {
+				if (line !== `thaw ${order.token}`) return 'refused';
+				clearTimeout(deadline);
+				state = 'thawing';
+				const thawed = await thaw();
+				setImmediate(() => void lock.release().then(() => process.exit(0)));
+				return JSON.stringify({thawed});
+			});
+			return lock;
+		} catch (error) {
+			if (!(error instanceof LockedError) || attempt >= 10) throw error;
+			await delay(RETRY_MS);
+		}
+	}
+}
+
+async function thawAndExit(why: string, lock?: HostLock): Promise<void> {
+	if (state === 'thawing') return;
+	state = 'thawing';
+	const thawed = await thaw();
+	say(thawed === undefined ? `${why}; the VM has ended since` : `${why}: thawed ${thawed} file systems`);
+	await lock?.release();
+	process.exit(0);
+}
+
+/** Tries until the guest is thawed, or has gone. Returns how many file systems were thawed. */
+async function thaw(): Promise<number | undefined> {
+	let refused = 0;
+	for (;;) {
+		let agent: GuestAgent | undefined;
+		try {
+			agent = await GuestAgent.open(address, {syncMs: 1_000});
+			const thawed = await agent.thaw();
+			await clearMarker(address);
+			return thawed;
+		} catch (error) {
+			// A hook's error comes after the thaw; the marker stays for what could not be shown to be thawed.
+			if (error instanceof AgentError && agent && (await isThawed(agent))) {
+				await clearMarker(address);
+				return 0;
+			}
+			refused = error instanceof UnreachableError ? refused + 1 : 0;
+			if (refused >= GONE_AFTER) {
+				await clearMarker(address);
+				return undefined;
+			}
+		} finally {
+			agent?.close();
+		}
+		await delay(RETRY_MS);
+	}
+}
+
+async function isThawed(agent: GuestAgent): Promise<boolean> {
+	return (await agent.status().catch(() => 'frozen')) === 'thawed';
+}
+
+function answer(line: string): void {
+	process.stdout.write(`${line}\n`);
+}
+
+function say(what: string): void {
+	process.stderr.write(`quiesce: thaw guard: ${what}\n`);
+}

@@ -1,0 +1,125 @@
+import {createHash} from 'node:crypto';
+import net from 'node:net';
+import {errnoOf, QuiesceError} from '../errors.ts';
+
+/** What a lock's holder says of itself to those who find it taken. */
+export interface LockHolder {
+	readonly pid: number;
+	readonly run: string;
+	/** For people: `backup since 08:00`. */
+	readonly doing: string;
+}
+
+/** Something else holds the lock. */
+export class LockedError extends QuiesceError {
+	readonly holder: LockHolder | undefined;
+
+	constructor(what: string, holder: LockHolder | undefined) {
+		const by = holder ? `${holder.doing} (run ${holder.run}, process ${holder.pid})` : 'another process';
+		super('LOCKED', `${what} is in use by ${by}`, {hint: 'Wait until that run has ended, or end it.'});
+		this.holder = holder;
+	}
+}
+
+/** Holds the name until `release` or the death of this process, whatever its cause: there are no stale locks. */
+export interface HostLock {
+	/** Resolves when another may take it. */
+	release(): Promise<void>;
+}
+
+/**
+ * Takes a host-wide lock: an abstract Unix socket (unix(7)) whose name is made from `key`. Throws {@link LockedError}.
+ * `onRequest` answers a line sent by {@link askHolder}; the holder says who it is to an empty one.
+ */
+export async function takeLock(
+	key: string,
+	what: string,
+	holder: LockHolder,
+	onRequest?: (line: string) => Promise<string>,
+): Promise<HostLock> {
+	const server = net.createServer({allowHalfOpen: true}, client => {
+		client.on('error', () => undefined);
+		client.setTimeout(5_000, () => client.destroy());
+		readLine(client)
+			.then(line => (line === '' || !onRequest ? JSON.stringify(holder) : onRequest(line)))
+			.then(answer => client.end(`${answer}\n`))
+			.catch(() => client.destroy());
+	});
+	server.unref();
+	try {
+		await new Promise<void>((resolve, reject) => {
+			server.once('error', reject);
+			server.listen({path: nameOf(key)}, resolve);
+		});
+	} catch (error) {
+		if (errnoOf(error) !== 'EADDRINUSE') throw error;
+		throw new LockedError(what, await holderOf(key));
+	}
+	return {
+		release: () =>
+			new Promise(resolve =>
+				server.close(() => {
+					resolve();
+				}),
+			),
+	};
+}
+
+/** True if some process of this host holds the lock. */
+export async function isLocked(key: string): Promise<boolean> {
+	return (await askHolder(key, '')) !== undefined;
+}
+
+async function holderOf(key: string): Promise<LockHolder | undefined> {
+	try {
+		const answer = JSON.parse((await askHolder(key, '')) ?? '') as Partial<LockHolder>;
+		const {pid, run, doing} = answer;
+		return typeof pid === 'number' && typeof run === 'string' && typeof doing === 'string'
+			? {pid, run, doing}
+			: undefined;
+	} catch {
+		// Whatever holds it speaks another language: it is held all the same.
+		return undefined;
+	}
+}
+
+/** Sends a line to the holder; its answer, an empty one if it does not speak, or undefined if nobody holds the lock. */
+export async function askHolder(key: string, line: string): Promise<string | undefined> {
+	const client = net.connect({path: nameOf(key)});
+	client.setTimeout(5_000, () => client.destroy());
+	try {
+		await new Promise<void>((resolve, reject) => {
+			client.once('error', reject);
+			client.once('connect', resolve);
+		});
+	} catch (error) {
+		if (errnoOf(error) === 'ECONNREFUSED') return undefined;
+		return '';
+	}
+	client.on('error', () => undefined);
+	client.end(`${line}\n`);
+	const answer = await readLine(client).catch(() => '');
+	client.destroy();
+	return answer;
+}
+
+/** The first line, up to a length that no honest peer reaches. */
+function readLine(socket: net.Socket): Promise<string> {
+	return new Promise((resolve, reject) => {
+		let text = '';
+		socket.setEncoding('utf8');
+		socket.on('data', (part: unknown) => {
+			text += String(part);
+			const end = text.indexOf('\n');
+			if (end >= 0) resolve(text.slice(0, end));
+			else if (text.length > 4096) reject(new Error('line too long'));
+		});
+		socket.once('close', () => {
+			reject(new Error('closed before a line'));
+		});
+	});
+}
+
+function nameOf(key: string): string {
+	return `\0quiesce-${createHash('sha256').update(key).digest('hex').slice(0, 32)}`;
+}

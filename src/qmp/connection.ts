@@ -1,0 +1,254 @@
+import type net from 'node:net';
+import {filter, type Observable, Subject} from 'rxjs';
+import {formatAddress, type SocketAddress} from '../config/address.ts';
+import {asError} from '../errors.ts';
+import {deadlineMs} from './deadlines.ts';
+import {QmpDisconnectedError, QmpProtocolError, UnreachableError} from './errors.ts';
+import {JsonObjectFramer} from './framer.ts';
+import {PendingCommands} from './pending-commands.ts';
+import {type Greeting, parseMessage} from './messages.ts';
+import type {
+	QmpCommandName,
+	QmpCommands,
+	QmpEvent,
+	QmpEventName,
+	QmpOutOfBandCommands,
+	QmpVersionInfo,
+} from './schema.ts';
+import {connect} from './socket.ts';
+import type {Record} from './transcript.ts';
+
+const GREETING_MS = 4_000;
+
+/**
+ * With `oob` QEMU queues eight commands and then stops reading (monitor/qmp.c QMP_REQ_QUEUE_LEN_MAX); one place stays
+ * free, so that an out-of-band command is always read.
+ */
+const MAX_IN_FLIGHT = 7;
+
+type Arguments<Entry extends {arguments: unknown}> = undefined extends Entry['arguments']
+	? []
+	: [args: Entry['arguments']];
+
+export interface QmpOptions {
+	readonly signal?: AbortSignal | undefined;
+	readonly record?: Record | undefined;
+	/** How the peer is called in messages. */
+	readonly what?: string;
+}
+
+/**
+ * One negotiated QMP session. QEMU serves one client a monitor, and keeps jobs, nodes and exports when the client
+ * leaves. Whoever opens it closes it.
+ */
+export class QmpConnection {
+	/** Hot. Errors with {@link QmpDisconnectedError} when the socket goes, also for those who come later. */
+	readonly events$: Observable<QmpEvent>;
+	/** Where it listens, as the operator gave it. */
+	readonly name: string;
+
+	readonly #socket: net.Socket;
+	readonly #what: string;
+	readonly #record: Record | undefined;
+	readonly #events = new Subject<QmpEvent>();
+	readonly #pending = new PendingCommands();
+	readonly #waiting: {readonly id: string; readonly message: string}[] = [];
+	readonly #greeting = Promise.withResolvers<Greeting>();
+	readonly #gone = Promise.withResolvers<undefined>();
+	#version: QmpVersionInfo | undefined;
+	#negotiated = false;
+	#oob = false;
+	#closed: QmpDisconnectedError | undefined;
+
+	private constructor(socket: net.Socket, name: string, options: QmpOptions) {
+		this.#socket = socket;
+		this.name = name;
+		this.#what = options.what ?? 'monitor';
+		this.#record = options.record;
+		this.events$ = this.#events.asObservable();
+		this.#listen();
+	}
+
+	/**
+	 * Connects and negotiates, with `oob` where it is offered. Throws {@link UnreachableError} if nothing or nobody
+	 * answers, {@link QmpProtocolError} if what answers is not QMP.
+	 */
+	static async open(address: SocketAddress, options: QmpOptions = {}): Promise<QmpConnection> {
+		const socket = await connect(address, options.what ?? 'monitor', options.signal);
+		return QmpConnection.over(socket, formatAddress(address), options);
+	}
+
+	/** As {@link open}, on a socket that is connected, and which is closed with the session. `name` is for messages. */
+	static async over(socket: net.Socket, name: string, options: QmpOptions = {}): Promise<QmpConnection> {
+		const connection = new QmpConnection(socket, name, options);
+		try {
+			await connection.#negotiate(options.signal);
+			return connection;
+		} catch (error) {
+			socket.destroy();
+			throw error;
+		}
+	}
+
+	get version(): QmpVersionInfo {
+		if (!this.#version) throw new Error('the session is not negotiated');
+		return this.#version;
+	}
+
+	/** True once the socket has gone, whoever closed it. */
+	get isClosed(): boolean {
+		return this.#closed !== undefined;
+	}
+
+	/**
+	 * Sends once. Rejects with `QmpCommandError` if QEMU refused and nothing happened, with `QmpOutcomeUnknownError` if
+	 * no answer came. QEMU may emit the events a command causes before its reply.
+	 */
+	execute<Name extends QmpCommandName>(
+		command: Name,
+		...[args]: Arguments<QmpCommands[Name]>
+	): Promise<QmpCommands[Name]['return']> {
+		return this.#request('execute', command, args, deadlineMs(command));
+	}
+
+	/** As {@link execute}, past QEMU's queue. Rejects at once where the monitor has no `oob`. */
+	executeOutOfBand<Name extends keyof QmpOutOfBandCommands>(
+		command: Name,
+		...[args]: Arguments<QmpOutOfBandCommands[Name]>
+	): Promise<QmpOutOfBandCommands[Name]['return']> {
+		if (!this.#oob) {
+			return Promise.reject(new UnreachableError(`this ${this.#what} takes no out-of-band commands`));
+		}
+		return this.#request('exec-oob', command, args, 5_000) as Promise<QmpOutOfBandCommands[Name]['return']>;
+	}
+
+	/** Hot, as {@link events$}. */
+	on<Name extends QmpEventName>(name: Name): Observable<Extract<QmpEvent, {event: Name}>> {
+		return this.events$.pipe(filter((event): event is Extract<QmpEvent, {event: Name}> => event.event === name));
+	}
+
+	/** Resolves once the socket is closed. What runs in QEMU goes on. */
+	async close(): Promise<void> {
+		this.#socket.destroy();
+		await this.#gone.promise;
+	}
+
+	async #negotiate(signal?: AbortSignal): Promise<void> {
+		const {promise: stopped, reject} = Promise.withResolvers<never>();
+		const onAbort = (): void => {
+			reject(asError(signal?.reason));
+		};
+		signal?.addEventListener('abort', onAbort, {once: true});
+		const timer = setTimeout(() => {
+			reject(
+				new UnreachableError(`monitor busy: ${this.name} accepted us but sent no greeting`, {
+					hint:
+						'Another client holds this monitor (QEMU serves one at a time), or it is not a QMP socket. ' +
+						'Close the other client, or give the VM a second monitor with another -qmp option.',
+				}),
+			);
+		}, GREETING_MS);
+		try {
+			const greeting = await Promise.race([this.#greeting.promise, stopped]);
+			this.#version = greeting.version;
+			this.#oob = greeting.capabilities.includes('oob');
+			await Promise.race([this.execute('qmp_capabilities', {enable: this.#oob ? ['oob'] : []}), stopped]);
+			this.#negotiated = true;
+		} finally {
+			clearTimeout(timer);
+			signal?.removeEventListener('abort', onAbort);
+		}
+	}
+
+	#request(verb: 'execute' | 'exec-oob', command: string, args: unknown, deadline: number): Promise<unknown> {
+		if (this.#closed) return Promise.reject(this.#closed);
+		return new Promise((resolve, reject) => {
+			const id = this.#pending.add(command, deadline, {resolve, reject});
+			const message = JSON.stringify({[verb]: command, arguments: args, id});
+			if (verb === 'exec-oob' || this.#pending.inFlight < MAX_IN_FLIGHT) this.#send(id, message);
+			else this.#waiting.push({id, message});
+		});
+	}
+
+	#send(id: string, message: string): void {
+		if (!this.#pending.take(id)) return;
+		this.#record?.('->', message);
+		this.#socket.write(`${message}\n`);
+	}
+
+	#sendWaiting(): void {
+		while (this.#pending.inFlight < MAX_IN_FLIGHT) {
+			const next = this.#waiting.shift();
+			if (!next) return;
+			this.#send(next.id, next.message);
+		}
+	}
+
+	#listen(): void {
+		const framer = new JsonObjectFramer();
+		let cause: Error | undefined;
+		// Waited for by `open`, which may have failed for another reason by then.
+		this.#greeting.promise.catch(() => undefined);
+		this.#socket.on('data', chunk => {
+			try {
+				for (const bytes of framer.push(chunk)) this.#dispatch(bytes.toString());
+			} catch (error) {
+				this.#socket.destroy(asError(error));
+			}
+		});
+		this.#socket.on('error', error => {
+			cause = error;
+		});
+		this.#socket.on('close', () => {
+			this.#end(cause);
+		});
+	}
+
+	#dispatch(text: string): void {
+		this.#record?.('<-', text);
+		const message = parseMessage(text);
+		switch (message.kind) {
+			case 'greeting':
+				this.#greeting.resolve(message.greeting);
+				break;
+			case 'event':
+				this.#events.next(message.event);
+				break;
+			case 'reply':
+				if (this.#pending.settle(message.reply)) this.#sendWaiting();
+				break;
+			case 'error-without-id':
+				// Until we have negotiated it may be the answer to the client before us. After that the server could not
+				// read what we sent: which command it was, and what became of it, is unknown.
+				if (this.#negotiated) throw new QmpProtocolError(`QEMU could not read a command: ${message.description}`);
+				break;
+			case 'other':
+		}
+	}
+
+	#end(cause: Error | undefined): void {
+		const where = `${this.#what} ${this.name}`;
+		this.#closed = new QmpDisconnectedError(
+			cause === undefined
+				? `${where} closed: QEMU has ended or dropped the connection`
+				: `${where} was lost: ${cause.message}`,
+			{cause},
+		);
+		this.#greeting.reject(this.#neverGreeted(cause));
+		this.#pending.rejectAll(this.#closed);
+		this.#waiting.length = 0;
+		this.#events.error(this.#closed);
+		this.#gone.resolve(undefined);
+	}
+
+	#neverGreeted(cause: Error | undefined): Error {
+		const where = this.name;
+		if (cause instanceof QmpProtocolError) {
+			return new QmpProtocolError(`${where} is not a QMP monitor: ${cause.message}`, {cause});
+		}
+		return new UnreachableError(`${where} closed the connection without a QMP greeting`, {
+			cause,
+			hint: 'Is it the socket of a monitor in control mode (-qmp, or -mon …,mode=control)?',
+		});
+	}
+}

@@ -1,0 +1,20 @@
+import type {QmpCommandName} from './schema.ts';
+
+const DEFAULT_MS = 10_000;
+
+/**
+ * How long a command may take before its outcome counts as unknown. Named are those which drain, flush or open files,
+ * and so wait for storage.
+ */
+const DEADLINES_MS: Partial<Record<QmpCommandName, number>> = {
+	'blockdev-add': 30_000,
+	'blockdev-del': 60_000,
+	'blockdev-reopen': 120_000,
+	'job-finalize': 60_000,
+	'query-qmp-schema': 30_000,
+	'transaction': 60_000,
+};
+
+export function deadlineMs(command: QmpCommandName): number {
+	return DEADLINES_MS[command] ?? DEFAULT_MS;
+}

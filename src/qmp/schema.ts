@@ -1,0 +1,189 @@
+/**
+ * The QMP commands and events this program uses, by wire name, as QEMU 7.2 to 11.1 know them. Members that are not
+ * read are left out: QEMU adds members in any release, and clients ignore them. A test holds this file against the
+ * recorded schemas of each QEMU.
+ */
+export interface QmpCommands {
+	'qmp_capabilities': {arguments: {enable?: string[]}; return: QmpNothing};
+	'query-qmp-schema': {arguments: undefined; return: unknown[]};
+	'query-version': {arguments: undefined; return: QmpVersionInfo};
+	'query-name': {arguments: undefined; return: {name?: string}};
+	'query-uuid': {arguments: undefined; return: {UUID: string}};
+	'query-status': {arguments: undefined; return: {status: string; running: boolean}};
+	'query-chardev': {arguments: undefined; return: QmpChardev[]};
+	'query-block': {arguments: undefined; return: QmpBlockBackend[]};
+	'query-named-block-nodes': {arguments: {flat?: boolean}; return: QmpBlockNode[]};
+	/** Unstable by name, but read-only and the same from 5.2 to 11.1; `children` replaces it from 10.1. */
+	'x-debug-query-block-graph': {arguments: undefined; return: QmpDebugGraph};
+	'qom-get': {arguments: {path: string; property: string}; return: unknown};
+	'qom-list': {arguments: {path: string}; return: {name: string; type: string}[]};
+	'query-jobs': {arguments: undefined; return: QmpJobInfo[]};
+	'job-cancel': {arguments: {id: string}; return: QmpNothing};
+	'job-dismiss': {arguments: {id: string}; return: QmpNothing};
+	'job-finalize': {arguments: {id: string}; return: QmpNothing};
+	'blockdev-add': {arguments: QmpBlockdevOptions; return: QmpNothing};
+	'blockdev-del': {arguments: {'node-name': string}; return: QmpNothing};
+	'blockdev-reopen': {arguments: {options: QmpBlockdevOptions[]}; return: QmpNothing};
+	'block-export-del': {arguments: {id: string; mode?: 'safe' | 'hard'}; return: QmpNothing};
+	'query-block-exports': {
+		arguments: undefined;
+		return: {'id': string; 'node-name': string; 'shutting-down': boolean}[];
+	};
+	'transaction': {arguments: {actions: QmpTransactionAction[]}; return: QmpNothing};
+	'quit': {arguments: undefined; return: QmpNothing};
+}
+
+/** Commands that QEMU takes past the queue, while its main loop is stuck. Only on a session that has `oob`. */
+export interface QmpOutOfBandCommands {
+	yank: {arguments: {instances: {'type': 'block-node'; 'node-name': string}[]}; return: QmpNothing};
+}
+
+export type QmpNothing = Record<string, never>;
+
+export interface QmpVersionInfo {
+	qemu: {major: number; minor: number; micro: number};
+	package: string;
+}
+
+export interface QmpChardev {
+	'label': string;
+	/** `disconnected:unix:/path,server=on`, `pty:/dev/pts/3` and the like: made for people. */
+	'filename': string;
+	/** True while something on the guest's side has the port open. */
+	'frontend-open': boolean;
+}
+
+/** A device or a named backend: what the guest sees. */
+export interface QmpBlockBackend {
+	/** The backend's name; empty for `-blockdev` disks. */
+	device: string;
+	/** The device's id, or its QOM path when it has none. Absent while no device uses the backend. */
+	qdev?: string;
+	removable: boolean;
+	/** Absent for an empty drive. */
+	inserted?: QmpInserted;
+}
+
+interface QmpInserted {
+	/** The root node: often a filter, so never what to back up without looking below it. */
+	'node-name'?: string;
+	'ro': boolean;
+	'drv': string;
+	'file': string;
+	'encrypted': boolean;
+	'image': QmpImage;
+}
+
+export interface QmpBlockNode {
+	'node-name'?: string;
+	'drv': string;
+	'ro': boolean;
+	/** A path, or `json:{…}` where no path can say it. Never to be opened unseen. */
+	'file': string;
+	'backing_file'?: string;
+	'dirty-bitmaps'?: QmpBitmap[];
+	'image': QmpImage;
+}
+
+interface QmpImage {
+	'filename': string;
+	'format': string;
+	/** Bytes. */
+	'virtual-size': number;
+	/** Bytes on the host, where the storage can tell. */
+	'actual-size'?: number;
+	'cluster-size'?: number;
+	'backing-filename'?: string;
+	'full-backing-filename'?: string;
+}
+
+export interface QmpBitmap {
+	/** Absent for those QEMU makes for its own use. */
+	name?: string;
+	/** Dirty bytes. */
+	count: number;
+	granularity: number;
+	recording: boolean;
+	busy: boolean;
+	persistent: boolean;
+	inconsistent?: boolean;
+}
+
+export interface QmpDebugGraph {
+	nodes: {id: number; type: 'block-backend' | 'block-job' | 'block-driver'; name: string}[];
+	edges: {parent: number; child: number; name: string}[];
+}
+
+export type QmpJobStatus =
+	| 'undefined'
+	| 'created'
+	| 'running'
+	| 'paused'
+	| 'ready'
+	| 'standby'
+	| 'waiting'
+	| 'pending'
+	| 'aborting'
+	| 'concluded'
+	| 'null';
+
+export interface QmpJobInfo {
+	'id': string;
+	'type': string;
+	'status': QmpJobStatus;
+	/** In units of the job's own, usually bytes; the total may move both ways, and both are 0 when there is nothing to do. */
+	'current-progress': number;
+	'total-progress': number;
+	/** Present on a job that concluded badly. */
+	'error'?: string;
+}
+
+/** Open by nature: each driver has options of its own. */
+export interface QmpBlockdevOptions {
+	'driver': string;
+	'node-name'?: string;
+	'read-only'?: boolean;
+	[option: string]: unknown;
+}
+
+export type QmpErrorAction = 'report' | 'ignore' | 'enospc' | 'stop';
+
+export interface QmpBlockdevBackup {
+	'job-id': string;
+	'device': string;
+	'target': string;
+	'sync': 'full' | 'top' | 'none' | 'bitmap';
+	'filter-node-name': string;
+	'auto-finalize': boolean;
+	'auto-dismiss': boolean;
+	'on-source-error': QmpErrorAction;
+	'on-target-error': QmpErrorAction;
+	'compress'?: boolean;
+	/** Bytes per second; 0 is no limit. */
+	'speed'?: number;
+}
+
+export interface QmpTransactionAction {
+	type: 'blockdev-backup';
+	data: QmpBlockdevBackup;
+}
+
+export interface QmpEvents {
+	JOB_STATUS_CHANGE: {id: string; status: QmpJobStatus};
+	BLOCK_JOB_ERROR: {device: string; operation: 'read' | 'write'; action: 'ignore' | 'report' | 'stop'};
+	BLOCK_EXPORT_DELETED: {id: string};
+	SHUTDOWN: {guest: boolean; reason: string};
+}
+
+export type QmpCommandName = keyof QmpCommands;
+export type QmpEventName = keyof QmpEvents;
+
+/** What arrives: one member of the union for each event, so that `event` narrows `data`. */
+export type QmpEvent = {
+	[Name in QmpEventName]: {
+		event: Name;
+		data: QmpEvents[Name];
+		/** The host's wall clock, which may step: for reading, never for ordering. */
+		timestamp: {seconds: number; microseconds: number};
+	};
+}[QmpEventName];

@@ -1,0 +1,75 @@
+import {EMPTY, lastValueFrom, NEVER, of, throwError, toArray} from 'rxjs';
+import {setTimeout as sleep} from 'node:timers/promises';
+import {expect, test} from 'vitest';
+import {scoped, type Scope} from '../../src/rx/scoped.ts';
+
+function recording(overrides: Partial<Scope<string, number>> = {}) {
+	const log: string[] = [];
+	const values$ = scoped<string, number>({
+		acquire: async () => {
+			await sleep(1);
+			return 'r';
+		},
+		use: () => of(1, 2),
+		release: async (resource, outcome) => {
+			await sleep(5);
+			log.push(`${resource} ${outcome}`);
+		},
+		signal: new AbortController().signal,
+		onLostError: () => {
+			log.push('lost');
+		},
+		...overrides,
+	});
+	return {log, values$};
+}
+
+test('completes only after the release', async () => {
+	const {log, values$} = recording();
+	await expect(lastValueFrom(values$.pipe(toArray()))).resolves.toEqual([1, 2]);
+	expect(log).toEqual(['r completed']);
+});
+
+test('fails with the first error, after the release', async () => {
+	const {log, values$} = recording({use: () => throwError(() => new Error('disk full'))});
+	await expect(lastValueFrom(values$)).rejects.toThrow('disk full');
+	expect(log).toEqual(['r failed']);
+});
+
+test('keeps both errors when the release fails too', async () => {
+	const {values$} = recording({
+		use: () => throwError(() => new Error('disk full')),
+		release: () => throwError(() => new Error('socket gone')),
+	});
+	await expect(lastValueFrom(values$)).rejects.toMatchObject({
+		errors: [{message: 'disk full'}, {message: 'socket gone'}],
+	});
+});
+
+test('a cancelled scope has released before it fails', async () => {
+	const {log, values$} = recording({use: () => NEVER, signal: AbortSignal.timeout(10)});
+	await expect(lastValueFrom(values$)).rejects.toThrow('timeout');
+	expect(log).toEqual(['r failed']);
+});
+
+test.each(['while acquiring', 'while using'] as const)(
+	'an unsubscribed scope is released all the same, %s',
+	async when => {
+		const {log, values$} = recording({use: () => NEVER});
+		const subscription = values$.subscribe({
+			error: () => {
+				log.push('error');
+			},
+		});
+		if (when === 'while using') await sleep(3);
+		subscription.unsubscribe();
+		await sleep(20);
+		expect(log).toEqual(['r abandoned']);
+	},
+);
+
+test('releases once when nothing was emitted', async () => {
+	const {log, values$} = recording({use: () => EMPTY});
+	await expect(lastValueFrom(values$.pipe(toArray()))).resolves.toEqual([]);
+	expect(log).toEqual(['r completed']);
+});
