@@ -16,7 +16,7 @@ import type {
 	QmpVersionInfo,
 } from './schema.ts';
 import {connect} from './socket.ts';
-import type {Record} from './transcript.ts';
+import type {RecordMessage} from './transcript.ts';
 
 const GREETING_MS = 4_000;
 
@@ -32,7 +32,7 @@ type Arguments<Entry extends {arguments: unknown}> = undefined extends Entry['ar
 
 export interface QmpOptions {
 	readonly signal?: AbortSignal | undefined;
-	readonly record?: Record | undefined;
+	readonly record?: RecordMessage | undefined;
 	/** How the peer is called in messages. */
 	readonly what?: string;
 }
@@ -49,7 +49,7 @@ export class QmpConnection {
 
 	readonly #socket: net.Socket;
 	readonly #what: string;
-	readonly #record: Record | undefined;
+	readonly #record: RecordMessage | undefined;
 	readonly #events = new Subject<QmpEvent>();
 	readonly #pending = new PendingCommands();
 	readonly #waiting: {readonly id: string; readonly message: string}[] = [];
@@ -58,6 +58,7 @@ export class QmpConnection {
 	#version: QmpVersionInfo | undefined;
 	#negotiated = false;
 	#oob = false;
+	#left = false;
 	#closed: QmpDisconnectedError | undefined;
 
 	private constructor(socket: net.Socket, name: string, options: QmpOptions) {
@@ -129,6 +130,7 @@ export class QmpConnection {
 
 	/** Resolves once the socket is closed. What runs in QEMU goes on. */
 	async close(): Promise<void> {
+		this.#left = true;
 		this.#socket.destroy();
 		await this.#gone.promise;
 	}
@@ -138,15 +140,10 @@ export class QmpConnection {
 		const onAbort = (): void => {
 			reject(asError(signal?.reason));
 		};
+		signal?.throwIfAborted();
 		signal?.addEventListener('abort', onAbort, {once: true});
 		const timer = setTimeout(() => {
-			reject(
-				new UnreachableError(`monitor busy: ${this.name} accepted us but sent no greeting`, {
-					hint:
-						'Another client holds this monitor (QEMU serves one at a time), or it is not a QMP socket. ' +
-						'Close the other client, or give the VM a second monitor with another -qmp option.',
-				}),
-			);
+			reject(this.#silent());
 		}, GREETING_MS);
 		try {
 			const greeting = await Promise.race([this.#greeting.promise, stopped]);
@@ -227,26 +224,40 @@ export class QmpConnection {
 	}
 
 	#end(cause: Error | undefined): void {
-		const where = `${this.#what} ${this.name}`;
-		this.#closed = new QmpDisconnectedError(
-			cause === undefined
-				? `${where} closed: QEMU has ended or dropped the connection`
-				: `${where} was lost: ${cause.message}`,
-			{cause},
-		);
-		this.#greeting.reject(this.#neverGreeted(cause));
-		this.#pending.rejectAll(this.#closed);
+		this.#closed = new QmpDisconnectedError(`${this.#what} ${this.name} ${this.#fate(cause)}`, {cause});
+		const error = this.#negotiated ? this.#closed : this.#notNegotiated(cause);
+		this.#greeting.reject(error);
+		this.#pending.rejectAll(error);
 		this.#waiting.length = 0;
 		this.#events.error(this.#closed);
 		this.#gone.resolve(undefined);
 	}
 
-	#neverGreeted(cause: Error | undefined): Error {
-		const where = this.name;
-		if (cause instanceof QmpProtocolError) {
-			return new QmpProtocolError(`${where} is not a QMP monitor: ${cause.message}`, {cause});
+	#fate(cause: Error | undefined): string {
+		if (cause) return `was lost: ${cause.message}`;
+		return this.#left ? 'was closed by us' : 'closed: QEMU has ended or dropped the connection';
+	}
+
+	/** The greeting needs only the monitor's thread, the answer to `qmp_capabilities` QEMU's main loop. */
+	#silent(): UnreachableError {
+		if (this.#version) {
+			return new UnreachableError(`${this.name} greeted us but did not answer qmp_capabilities`, {
+				hint: 'QEMU may hang on its storage; look at its log.',
+			});
 		}
-		return new UnreachableError(`${where} closed the connection without a QMP greeting`, {
+		return new UnreachableError(`monitor busy: ${this.name} accepted us but sent no greeting`, {
+			hint:
+				'Another client holds this monitor (QEMU serves one at a time), or it is not a QMP socket. ' +
+				'Close the other client, or give the VM a second monitor with another -qmp option.',
+		});
+	}
+
+	#notNegotiated(cause: Error | undefined): Error {
+		if (cause instanceof QmpProtocolError) {
+			return new QmpProtocolError(`${this.name} is not a QMP monitor: ${cause.message}`, {cause});
+		}
+		if (this.#version) return new UnreachableError(`${this.name} closed the connection after its greeting`, {cause});
+		return new UnreachableError(`${this.name} closed the connection without a QMP greeting`, {
 			cause,
 			hint: 'Is it the socket of a monitor in control mode (-qmp, or -mon …,mode=control)?',
 		});

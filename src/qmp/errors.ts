@@ -1,9 +1,14 @@
-import {type ErrorDetails, QuiesceError} from '../errors.ts';
+import {errnoOf, type ErrorDetails, QuiesceError} from '../errors.ts';
 
 /** No session could be opened: nothing listens, permission is missing, or the monitor is busy. Nothing was sent. */
 export class UnreachableError extends QuiesceError {
 	constructor(message: string, details?: ErrorDetails) {
 		super('UNREACHABLE', message, details);
+	}
+
+	/** True where nothing is left to talk to: what was inside QEMU has gone with it. */
+	get vmHasEnded(): boolean {
+		return ['ENOENT', 'ECONNREFUSED'].includes(errnoOf(this.cause) ?? '');
 	}
 }
 

@@ -24,7 +24,7 @@ export interface FramerOptions {
 }
 
 /**
- * Cuts a byte stream into JSON objects by brace depth, in memory bounded by twice the longest message.
+ * Cuts a byte stream into JSON objects by brace depth, in memory bounded by three times the longest message.
  *
  * Lines are not enough: QEMU ends a message with CRLF, but a monitor started with `pretty=on` spreads it over many
  * lines, and the guest agent ends it with LF.

@@ -21,10 +21,14 @@ export function parseMessage(text: string): QmpMessage {
 	const message = parseObject(text);
 	if ('QMP' in message) return {kind: 'greeting', greeting: parseGreeting(message['QMP'])};
 	if (typeof message['event'] === 'string') {
-		return {kind: 'event', event: {data: {}, ...message} as unknown as QmpEvent};
+		const data = membersOf(message['data'] ?? {}, "an event's data");
+		return {kind: 'event', event: {...message, data} as unknown as QmpEvent};
 	}
 	const error = parseError(message['error']);
 	const id = message['id'];
+	if (!error && message['return'] === undefined) {
+		throw new QmpProtocolError('a message is neither a greeting, an event nor a reply');
+	}
 	if (typeof id === 'string') {
 		return {kind: 'reply', reply: error ? {id, error} : {id, return: message['return']}};
 	}
@@ -64,7 +68,11 @@ function parseGreeting(value: unknown): Greeting {
 function parseError(value: unknown): QmpReply['error'] {
 	if (value === undefined) return undefined;
 	const error = membersOf(value, 'an error');
-	return {class: String(error['class']), desc: String(error['desc'])};
+	const {class: errorClass, desc} = error;
+	if (typeof errorClass !== 'string' || typeof desc !== 'string') {
+		throw new QmpProtocolError('an error has no class or description');
+	}
+	return {class: errorClass, desc};
 }
 
 function membersOf(value: unknown, what: string): Members {

@@ -24,12 +24,17 @@ export interface QmpCommands {
 	'blockdev-add': {arguments: QmpBlockdevOptions; return: QmpNothing};
 	'blockdev-del': {arguments: {'node-name': string}; return: QmpNothing};
 	'blockdev-reopen': {arguments: {options: QmpBlockdevOptions[]}; return: QmpNothing};
+	'block-export-add': {
+		arguments: {'type': 'nbd'; 'id': string; 'node-name': string; 'name': string; 'writable': boolean};
+		return: QmpNothing;
+	};
 	'block-export-del': {arguments: {id: string; mode?: 'safe' | 'hard'}; return: QmpNothing};
 	'query-block-exports': {
 		arguments: undefined;
 		return: {'id': string; 'node-name': string; 'shutting-down': boolean}[];
 	};
 	'transaction': {arguments: {actions: QmpTransactionAction[]}; return: QmpNothing};
+	'cont': {arguments: undefined; return: QmpNothing};
 	'quit': {arguments: undefined; return: QmpNothing};
 }
 
@@ -81,7 +86,10 @@ export interface QmpBlockNode {
 	/** A path, or `json:{…}` where no path can say it. Never to be opened unseen. */
 	'file': string;
 	'backing_file'?: string;
+	'encrypted': boolean;
 	'dirty-bitmaps'?: QmpBitmap[];
+	/** From 10.1. */
+	'children'?: {'child': string; 'node-name': string}[];
 	'image': QmpImage;
 }
 

@@ -1,3 +1,4 @@
+import fs from 'node:fs';
 import net from 'node:net';
 import {formatAddress, type SocketAddress} from '../config/address.ts';
 import {asError, errnoOf} from '../errors.ts';
@@ -50,6 +51,10 @@ function unreachable(address: SocketAddress, what: string, cause: Error): Unreac
 				hint: 'Is the VM running? `quiesce discover` lists the VMs of this host and their sockets.',
 			});
 		case 'ECONNREFUSED':
+			// So Linux says of any other file too.
+			if ('unix' in address && !isSocket(address.unix)) {
+				return new UnreachableError(`${where} is not a socket`, {cause});
+			}
 			return new UnreachableError(`nothing listens on ${where}`, {
 				cause,
 				hint: 'The VM has ended, or its socket was not started with server=on.',
@@ -65,9 +70,11 @@ function unreachable(address: SocketAddress, what: string, cause: Error): Unreac
 				cause,
 				hint: 'QEMU serves one client a socket; close the others.',
 			});
-		case 'ENOTSOCK':
-			return new UnreachableError(`${where} is not a socket`, {cause});
 		default:
 			return new UnreachableError(`cannot connect to ${where}: ${cause.message}`, {cause});
 	}
+}
+
+function isSocket(path: string): boolean {
+	return fs.statSync(path, {throwIfNoEntry: false})?.isSocket() ?? true;
 }

@@ -1,13 +1,19 @@
 import fs from 'node:fs';
 
 /** Takes each message as it goes over a wire. */
-export type Record = (direction: '->' | '<-', message: string) => void;
+export type RecordMessage = (direction: '->' | '<-', message: string) => void;
+
+/** Where the messages of all peers go. */
+export interface Transcript {
+	/** A recorder for one peer. */
+	of(peer: string): RecordMessage;
+}
 
 /**
  * The file of `--transcript`: a line a message, in the order of the wire, readable by its owner alone. Written
  * synchronously, so that it is whole up to the moment of a crash.
  */
-export class Transcript {
+export class FileTranscript implements Transcript {
 	readonly #fd: number;
 
 	/** Appends to `path`. Throws what the file system throws. */
@@ -16,10 +22,10 @@ export class Transcript {
 		fs.fchmodSync(this.#fd, 0o600);
 	}
 
-	/** A recorder for one peer, whose name starts each line after the time. */
-	of(peer: string): Record {
+	/** The peer's name starts each line after the time. */
+	of(peer: string): RecordMessage {
 		return (direction, message) => {
-			const line = message.replaceAll(/\s*[\r\n]\s*/g, ' ');
+			const line = message.replaceAll(/[\r\n]\s*/g, ' ');
 			fs.writeSync(this.#fd, `${new Date().toISOString()} ${peer} ${direction} ${line}\n`);
 		};
 	}

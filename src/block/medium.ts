@@ -1,0 +1,100 @@
+import {BlockGraphError} from './errors.ts';
+import {type BitmapInfo, type BlockNode, type BlockNodes, childOf} from './nodes.ts';
+
+/** What is in a drive. */
+export interface Medium {
+	/** What QEMU calls the disk's node: often a filter, and another one while a job runs. */
+	readonly rootNode: string;
+	/** The guest-visible format node below all filters: what is backed up, and where bitmaps live. */
+	readonly node: string;
+	/** The driver of `node`; where no format lies over the protocol, the protocol's. */
+	readonly format: string;
+	/** Of the protocol node at the bottom: a path, or `json:{…}`. Never to be opened unseen. */
+	readonly filename: string;
+	/** Bytes. */
+	readonly virtualSize: number;
+	readonly allocatedBytes?: number | undefined;
+	readonly clusterSize?: number | undefined;
+	readonly readOnly: boolean;
+	/** The node decrypts: what is read from it is plaintext. */
+	readonly encrypted: boolean;
+	/** Node names, from the root down. */
+	readonly filters: readonly string[];
+	/** `node` first, then each backing format node, without the filters between them. */
+	readonly chain: readonly [BlockNode, ...BlockNode[]];
+	readonly bitmaps: readonly BitmapInfo[];
+}
+
+/**
+ * The drivers that show what is below them, with the role of the child they show. `raw` is none of them, for it can cut
+ * a part out; `quorum` and `replication` are none, for they have state of their own.
+ */
+const FILTERS: ReadonlyMap<string, string> = new Map([
+	['blkdebug', 'image'],
+	['blklogwrites', 'file'],
+	['blkreplay', 'image'],
+	['blkverify', 'raw'],
+	['commit_top', 'backing'],
+	['compress', 'file'],
+	['copy-before-write', 'file'],
+	['copy-on-read', 'file'],
+	['mirror_top', 'backing'],
+	['preallocate', 'file'],
+	['throttle', 'file'],
+]);
+
+/** `nodes` as `buildNodes` made them. Throws {@link BlockGraphError} if `rootNode` is not there. */
+export function mediumAt(nodes: BlockNodes, rootNode: string): Medium {
+	const {filters, format} = throughFilters(nodes, rootNode);
+	const chain: [BlockNode, ...BlockNode[]] = [format];
+	for (let {backing} = format; backing !== undefined;) {
+		const next = throughFilters(nodes, backing).format;
+		chain.push(next);
+		({backing} = next);
+	}
+	const storage = downToProtocol(nodes, format);
+	return {
+		rootNode,
+		node: format.name,
+		format: format.driver,
+		filename: (storage.at(-1) ?? format).filename,
+		virtualSize: format.virtualSize,
+		allocatedBytes: format.allocatedBytes,
+		clusterSize: format.clusterSize,
+		readOnly: format.readOnly,
+		encrypted: storage.some(node => node.encrypted),
+		filters,
+		chain,
+		bitmaps: format.bitmaps,
+	};
+}
+
+function throughFilters(nodes: BlockNodes, root: string): {filters: string[]; format: BlockNode} {
+	const filters: string[] = [];
+	let node = find(nodes, root);
+	for (let role = FILTERS.get(node.driver); role !== undefined; role = FILTERS.get(node.driver)) {
+		const below = childOf(node, role);
+		if (below === undefined) throw new BlockGraphError(`the filter ${node.name} has nothing under it`);
+		filters.push(node.name);
+		node = find(nodes, below);
+	}
+	return {filters, format: node};
+}
+
+/** From the format node down to the one that opens the file. Filters and formats may lie between, such as LUKS. */
+function downToProtocol(nodes: BlockNodes, format: BlockNode): BlockNode[] {
+	const path = [format];
+	let node = format;
+	for (;;) {
+		const below = childOf(node, FILTERS.get(node.driver) ?? 'file');
+		if (below === undefined) return path;
+		node = find(nodes, below);
+		path.push(node);
+	}
+}
+
+function find(nodes: BlockNodes, name: string): BlockNode {
+	const node = nodes.get(name);
+	if (!node) throw new BlockGraphError(`there is no node ${name}`);
+	return node;
+}

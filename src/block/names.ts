@@ -1,0 +1,30 @@
+import {createHash, randomInt} from 'node:crypto';
+
+/** Begins the name of everything of ours inside QEMU: what does not begin so is never touched. */
+const PREFIX = 'qsc-';
+const RUN_ALPHABET = '0123456789abcdefghjkmnpqrstvwxyz';
+const RUN_LENGTH = 6;
+const NAME = new RegExp(`^${PREFIX}(?<run>[${RUN_ALPHABET}]{${RUN_LENGTH}})-`);
+/** What is left of QEMU's 31 characters for a node name. */
+const MAX_DISK = 12;
+
+/** Six characters, some 10⁹ possibilities: enough to tell apart the runs that can have left something in one VM. */
+export function newRunId(): string {
+	return Array.from({length: RUN_LENGTH}, () => RUN_ALPHABET[randomInt(RUN_ALPHABET.length)]).join('');
+}
+
+/**
+ * The name of a node or a job of a run: the names are the journal from which a later run can tell what is ours and
+ * whose it was. At most 31 characters of QEMU's alphabet (util/id.c), so a long or odd disk name is shortened by a hash.
+ */
+export function objectName(run: string, disk: string, role?: 'target' | 'filter' | 'file'): string {
+	const plain = /^[A-Za-z0-9._-]+$/.test(disk) && disk.length <= MAX_DISK;
+	const hash = createHash('sha256').update(disk).digest('hex').slice(0, 6);
+	const short = plain ? disk : `${disk.replaceAll(/[^A-Za-z0-9]/g, '').slice(0, MAX_DISK - 7)}.${hash}`;
+	return `${PREFIX}${run}-${short}${role === undefined ? '' : `-${role}`}`;
+}
+
+/** The run that an object belongs to, or undefined if it is not ours. */
+export function runOf(name: string): string | undefined {
+	return NAME.exec(name)?.groups?.['run'];
+}
