@@ -1,6 +1,9 @@
+import {getEventListeners} from 'node:events';
 import {EMPTY, lastValueFrom, NEVER, of, throwError, toArray} from 'rxjs';
 import {setTimeout as sleep} from 'node:timers/promises';
 import {expect, test} from 'vitest';
+import {aborted} from '../../src/rx/aborted.ts';
+import {guardedBy} from '../../src/rx/guarded-by.ts';
 import {scoped, type Scope} from '../../src/rx/scoped.ts';
 
 function recording(overrides: Partial<Scope<string, number>> = {}) {
@@ -15,7 +18,6 @@ function recording(overrides: Partial<Scope<string, number>> = {}) {
 			await sleep(5);
 			log.push(`${resource} ${outcome}`);
 		},
-		signal: new AbortController().signal,
 		onLostError: () => {
 			log.push('lost');
 		},
@@ -47,7 +49,7 @@ test('keeps both errors when the release fails too', async () => {
 });
 
 test('a cancelled scope has released before it fails', async () => {
-	const {log, values$} = recording({use: () => NEVER, signal: AbortSignal.timeout(10)});
+	const {log, values$} = recording({use: () => NEVER.pipe(guardedBy(aborted(AbortSignal.timeout(10))))});
 	await expect(lastValueFrom(values$)).rejects.toThrow('timeout');
 	expect(log).toEqual(['r failed']);
 });
@@ -72,4 +74,34 @@ test('releases once when nothing was emitted', async () => {
 	const {log, values$} = recording({use: () => EMPTY});
 	await expect(lastValueFrom(values$.pipe(toArray()))).resolves.toEqual([]);
 	expect(log).toEqual(['r completed']);
+});
+
+test('a cancelled scope inside another is released first, and both before the failure', async () => {
+	const outer: string[] = [];
+	const values$ = scoped<string, number>({
+		acquire: () => Promise.resolve('outer'),
+		use: () =>
+			scoped<string, number>({
+				acquire: () => Promise.resolve('inner'),
+				use: () => NEVER.pipe(guardedBy(aborted(AbortSignal.timeout(10)))),
+				release: async () => {
+					await sleep(5);
+					outer.push('inner');
+				},
+				onLostError: () => undefined,
+			}),
+		release: () => {
+			outer.push('outer');
+			return EMPTY;
+		},
+		onLostError: () => undefined,
+	});
+	await expect(lastValueFrom(values$)).rejects.toThrow('timeout');
+	expect(outer).toEqual(['inner', 'outer']);
+});
+
+test('an aborted stream leaves no listener behind', async () => {
+	const controller = new AbortController();
+	await lastValueFrom(of(1).pipe(guardedBy(aborted(controller.signal))));
+	expect(getEventListeners(controller.signal, 'abort')).toHaveLength(0);
 });

@@ -1,0 +1,168 @@
+import {type ChildProcess, spawn} from 'node:child_process';
+import {once} from 'node:events';
+import net from 'node:net';
+import type {Readable} from 'node:stream';
+import {setTimeout as delay} from 'node:timers/promises';
+import {filter, firstValueFrom} from 'rxjs';
+import {asError, QuiesceError} from '../errors.ts';
+import {QmpConnection} from '../qmp/connection.ts';
+import type {QmpBlockdevOptions} from '../qmp/schema.ts';
+import type {RecordMessage} from '../qmp/transcript.ts';
+
+const PROGRAM = 'qemu-storage-daemon';
+/** A process stuck in the kernel, on a dead file system, cannot be killed: it is left behind. */
+const KILL_MS = 3_000;
+const KEPT_ERROR_BYTES = 4096;
+
+/** Compressed writes are of whole clusters (block/filter-compress.c), so an image has a whole number of them at first. */
+export const ALIGNMENT_BYTES = 64 * 1024;
+
+export interface DaemonImage {
+	/** Of the export, and the stem of the daemon's node names. */
+	readonly name: string;
+	/** A qcow2 file that exists, of `sizeBytes` rounded up to {@link ALIGNMENT_BYTES}. */
+	readonly path: string;
+	/** Of what is served: the guest's disk, which may end in the middle of a cluster. */
+	readonly sizeBytes: number;
+	/** Compress what is written, by the method that the image names. Each cluster may then be written once only. */
+	readonly compress: boolean;
+}
+
+/**
+ * A `qemu-storage-daemon` of ours that opens images and serves them over NBD on a Unix socket. It is driven by QMP over
+ * a socket that it inherits, so nobody else can reach its monitor. It runs as our user.
+ */
+export class StorageDaemon {
+	/** Rejects when the daemon ends before it was told to, with what it said last. Never resolves. */
+	readonly died: Promise<never>;
+	readonly pid: number;
+	readonly #child: ChildProcess;
+	readonly #exit: Promise<unknown>;
+	readonly #qmp: QmpConnection;
+	#told = false;
+
+	private constructor(child: ChildProcess, pid: number, qmp: QmpConnection, said: () => string) {
+		this.#child = child;
+		this.pid = pid;
+		this.#qmp = qmp;
+		this.#exit = once(child, 'exit');
+		this.died = this.#exit.then(() => {
+			if (this.#told) return new Promise<never>(() => undefined);
+			const how = child.signalCode === null ? `exit status ${child.exitCode ?? '?'}` : `signal ${child.signalCode}`;
+			throw new QuiesceError('JOB_FAILED', `${PROGRAM} ended by itself (${how}): ${said() || 'it said nothing'}`);
+		});
+		this.died.catch(() => undefined);
+	}
+
+	/** Resolves once it serves `socketPath`, which must not exist; the caller removes it afterwards. */
+	static async start(socketPath: string, options: {record?: RecordMessage | undefined} = {}): Promise<StorageDaemon> {
+		// The server is named on the command line, so that a later run can tell whose process this is.
+		const server = `addr.type=unix,addr.path=${socketPath.replaceAll(',', ',,')}`;
+		const argv = ['--nbd-server', server, '--chardev', 'socket,id=quiesce,fd=3', '--monitor', 'chardev=quiesce'];
+		const child = spawn(PROGRAM, argv, {
+			stdio: ['ignore', 'ignore', 'pipe', 'pipe'],
+			// Ctrl-C is for us: jobs that write to the daemon are cancelled first.
+			detached: true,
+		});
+		const said = keepTail(child.stderr as Readable);
+		try {
+			await once(child, 'spawn');
+		} catch (cause) {
+			throw new QuiesceError('FAILED', `cannot start ${PROGRAM}: ${asError(cause).message}`, {
+				cause,
+				hint: 'On Debian it is in the package qemu-system-common.',
+			});
+		}
+		const control = child.stdio[3];
+		if (!(control instanceof net.Socket) || child.pid === undefined)
+			throw new Error('the daemon has no control socket');
+		try {
+			const qmp = await QmpConnection.over(control, PROGRAM, {what: 'monitor of', record: options.record});
+			return new StorageDaemon(child, child.pid, qmp, said);
+		} catch (cause) {
+			child.kill('SIGKILL');
+			throw new QuiesceError('FAILED', `${PROGRAM} did not start: ${said() || asError(cause).message}`, {cause});
+		}
+	}
+
+	/** Opens `image` and exports it, writable. */
+	async serve(image: DaemonImage): Promise<void> {
+		const nodes = nodesOf(image, false);
+		for (const node of nodes) await this.#qmp.execute('blockdev-add', node);
+		await this.#qmp.execute('block-export-add', {
+			'type': 'nbd',
+			'id': image.name,
+			'node-name': nodes.at(-1)?.['node-name'] ?? '',
+			'name': image.name,
+			'writable': true,
+		});
+	}
+
+	/**
+	 * Closes the export and the image. Throws if what was written did not reach the disk: opening an image again
+	 * read-only flushes it and tells, which closing does not (block.c bdrv_reopen_prepare, 6.1).
+	 */
+	async settle(image: DaemonImage): Promise<void> {
+		const {name} = image;
+		const deletion$ = this.#qmp.on('BLOCK_EXPORT_DELETED').pipe(filter(({data}) => data.id === name));
+		await Promise.all([firstValueFrom(deletion$), this.#qmp.execute('block-export-del', {id: name, mode: 'hard'})]);
+		const [file, ...above] = nodesOf(image, true);
+		for (const node of above.reverse()) await this.#qmp.execute('blockdev-del', {'node-name': node['node-name']});
+		await this.#qmp.execute('blockdev-reopen', {options: [file]});
+		await this.#qmp.execute('blockdev-del', {'node-name': file['node-name']});
+	}
+
+	/** Ends it once all images are settled. */
+	async stop(): Promise<void> {
+		this.#told = true;
+		await Promise.all([this.#exit, this.#qmp.execute('quit').catch(() => undefined)]);
+		await this.#qmp.close();
+	}
+
+	/** Ends it at once, with what it has not written. */
+	async kill(): Promise<void> {
+		this.#told = true;
+		this.#child.kill('SIGKILL');
+		const patience = new AbortController();
+		await Promise.race([this.#exit, delay(KILL_MS, undefined, {signal: patience.signal})]);
+		patience.abort();
+		this.#child.unref();
+		await this.#qmp.close();
+	}
+}
+
+type NamedNode = QmpBlockdevOptions & {'node-name': string};
+
+/** From the image's own node up to the one that is exported. */
+function nodesOf({name, path, sizeBytes, compress}: DaemonImage, readOnly: boolean): [NamedNode, ...NamedNode[]] {
+	const nodes: [NamedNode, ...NamedNode[]] = [
+		{
+			'driver': 'qcow2',
+			'node-name': name,
+			'read-only': readOnly,
+			// What is zero need not be stored, wherever it lies in the guest's disk.
+			'detect-zeroes': 'unmap',
+			'discard': 'unmap',
+			'file': {driver: 'file', filename: path},
+		},
+	];
+	if (compress) nodes.push({'driver': 'compress', 'node-name': `${name}-zip`, 'file': name});
+	if (sizeBytes % ALIGNMENT_BYTES !== 0) {
+		nodes.push({
+			'driver': 'raw',
+			'node-name': `${name}-cut`,
+			'size': sizeBytes,
+			'file': compress ? `${name}-zip` : name,
+		});
+	}
+	return nodes;
+}
+
+/** The last of what a child says, for its error. */
+function keepTail(stream: Readable): () => string {
+	let text = '';
+	stream.setEncoding('utf8').on('data', part => {
+		text = (text + String(part)).slice(-KEPT_ERROR_BYTES);
+	});
+	return () => text.trim();
+}

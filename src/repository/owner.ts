@@ -1,0 +1,61 @@
+import fs from 'node:fs/promises';
+import os from 'node:os';
+import * as v from 'valibot';
+import {errnoOf} from '../errors.ts';
+
+/** run.json: whose a partial point is, so that a later run can tell whether that one is dead. */
+export interface Owner {
+	readonly run: string;
+	readonly pid: number;
+	/** When the process started, in ticks since the boot: a number may have been given to another process since. */
+	readonly startTicks: number;
+	readonly host: string;
+	/** Of the host; a new one after each boot. */
+	readonly bootId: string;
+}
+
+const schema = v.object({
+	run: v.string(),
+	pid: v.pipe(v.number(), v.integer(), v.minValue(1)),
+	startTicks: v.number(),
+	host: v.string(),
+	bootId: v.string(),
+});
+
+/** This process, in its run. */
+export async function thisOwner(run: string): Promise<Owner> {
+	const {pid} = process;
+	return {run, pid, startTicks: (await startTicks(pid)) ?? 0, host: os.hostname(), bootId: await bootId()};
+}
+
+/** Undefined if it cannot be read: then its owner died while writing it, or before. */
+export function parseOwner(text: string): Owner | undefined {
+	try {
+		return v.parse(schema, JSON.parse(text));
+	} catch {
+		return undefined;
+	}
+}
+
+/** `unknown` for an owner on another host, on a shared file system. */
+export async function stateOf(owner: Owner): Promise<'alive' | 'dead' | 'unknown'> {
+	if (owner.host !== os.hostname()) return 'unknown';
+	if (owner.bootId !== (await bootId())) return 'dead';
+	return (await startTicks(owner.pid)) === owner.startTicks ? 'alive' : 'dead';
+}
+
+async function bootId(): Promise<string> {
+	return (await fs.readFile('/proc/sys/kernel/random/boot_id', 'utf8')).trim();
+}
+
+/** Field 22 of proc(5)'s stat; undefined if there is no such process. */
+async function startTicks(pid: number): Promise<number | undefined> {
+	try {
+		const stat = await fs.readFile(`/proc/${pid}/stat`, 'utf8');
+		// The second field is the program's name in brackets, with anything in it.
+		return Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19]);
+	} catch (error) {
+		if (['ENOENT', 'ESRCH'].includes(errnoOf(error) ?? '')) return undefined;
+		throw error;
+	}
+}
