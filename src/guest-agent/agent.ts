@@ -5,7 +5,7 @@ import {formatAddress, type SocketAddress} from '../config/address.ts';
 import {asError} from '../errors.ts';
 import {JsonObjectFramer} from '../qmp/framer.ts';
 import {connect} from '../qmp/socket.ts';
-import type {Record} from '../qmp/transcript.ts';
+import type {RecordMessage} from '../qmp/transcript.ts';
 import {AgentCommandError, AgentError, AgentTimeoutError} from './errors.ts';
 
 /** An agent's answers are small, and the guest that sends them is not to be trusted with our memory. */
@@ -16,10 +16,10 @@ const QUICK_MS = 5_000;
 const THAW_MS = 30_000;
 
 const Info = v.object({
-	version: v.string(),
+	version: v.pipe(v.string(), v.regex(/^\P{C}{1,100}$/u)),
 	supported_commands: v.array(v.object({name: v.string(), enabled: v.boolean()})),
 });
-const Count = v.pipe(v.number(), v.integer(), v.minValue(0));
+const Count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
 const Status = v.picklist(['frozen', 'thawed']);
 const Reply = v.looseObject({
 	return: v.optional(v.unknown()),
@@ -36,7 +36,7 @@ export interface AgentInfo {
 
 export interface AgentOptions {
 	readonly signal?: AbortSignal | undefined;
-	readonly record?: Record | undefined;
+	readonly record?: RecordMessage | undefined;
 	/** How long the agent may take to show that it is there. */
 	readonly syncMs?: number;
 }
@@ -49,7 +49,7 @@ export interface AgentOptions {
 export class GuestAgent {
 	readonly address: SocketAddress;
 	readonly #socket: net.Socket;
-	readonly #record: Record | undefined;
+	readonly #record: RecordMessage | undefined;
 	readonly #syncMs: number;
 	#receive: (message: v.InferOutput<typeof Reply>) => void = () => undefined;
 	#fail: (error: Error) => void = () => undefined;
@@ -221,7 +221,8 @@ export class GuestAgent {
 			cause = error;
 		});
 		this.#socket.on('close', () => {
-			this.#closed = new AgentError('the connection to the guest agent closed', {cause});
+			const why = cause ? `: ${cause.message}` : '';
+			this.#closed = new AgentError(`the connection to the guest agent closed${why}`, {cause});
 			this.#fail(this.#closed);
 		});
 	}

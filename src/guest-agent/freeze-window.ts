@@ -9,6 +9,8 @@ import type {ThawGuard} from './guard.ts';
 /** How long the guest may stay frozen after its answer to the freeze, before the guard ends the run. */
 const HOLD_MS = 60_000;
 const THAW_ATTEMPTS = 3;
+/** More than one attempt can take: the agent's own deadlines end it. */
+const ATTEMPT_MS = 60_000;
 
 export interface FreezeOptions {
 	readonly run: string;
@@ -34,29 +36,23 @@ export interface FreezeWindow {
 	readonly doubt?: string;
 }
 
+interface ThawOutcome {
+	readonly thawed: number;
+	readonly doubt?: string;
+}
+
 /**
- * Freezes, does `work`, and thaws on every path. The guard must be ready; it is armed before the freeze and left armed
+ * Freezes, does `work`, and thaws on every path. The guard must be ready; it is armed before the freeze, and takes over
  * if the guest could not be thawed. Throws what `work` throws; an {@link AgentError} if the freeze failed, in which case
  * `work` was not done.
  */
 export async function whileFrozen<Value>(
 	agent: GuestAgent,
 	guard: ThawGuard,
-	{run, timeoutMs, mountpoints, holdMs = HOLD_MS}: FreezeOptions,
+	options: FreezeOptions,
 	work: () => Promise<Value>,
 ): Promise<{value: Value; window: FreezeWindow}> {
-	await guard.arm(timeoutMs + holdMs);
-	await markFrozen(agent.address, run);
-	const asked = performance.now();
-	let frozen: number;
-	try {
-		frozen = await agent.freeze(timeoutMs, mountpoints);
-		if (frozen === 0) throw new AgentError('the guest agent froze no file system');
-	} catch (error) {
-		// Hooks may have quieted an application before another one failed, and a freeze that timed out may still come.
-		await thawAfter(agent, guard, error);
-		throw error;
-	}
+	const {frozen, freezeMs} = await freeze(agent, guard, options);
 	const answered = performance.now();
 	let value: Value;
 	let heldMs: number;
@@ -69,10 +65,65 @@ export async function whileFrozen<Value>(
 	}
 	const thawing = performance.now();
 	const {thawed, doubt} = await thawSurely(agent, guard);
-	const window = {frozen, thawed, freezeMs: answered - asked, heldMs, thawMs: performance.now() - thawing};
-	const lost =
-		thawed < frozen ? `${frozen} file systems were frozen, but only ${thawed} still were at the thaw` : doubt;
-	return {value, window: lost === undefined ? window : {...window, doubt: lost}};
+	const window = {frozen, thawed, freezeMs, heldMs, thawMs: performance.now() - thawing};
+	if (doubt !== undefined) return {value, window: {...window, doubt}};
+	if (thawed >= frozen) return {value, window};
+	const lost = `${frozen} file systems were frozen, but only ${thawed} still were at the thaw`;
+	return {value, window: {...window, doubt: lost}};
+}
+
+export interface HandOver {
+	/** For those who find the guest's lock taken. */
+	readonly doing: string;
+	/** Called when the guest is frozen: lets go of the lock, which the guard then takes. */
+	readonly releaseLock: () => Promise<void>;
+}
+
+/**
+ * Freezes, and leaves the guest frozen when this process ends: until someone shows the marker's token to the guard, or
+ * until the guard thaws after `holdMs`. Returns how many file systems. On a failure the guest is thawed.
+ */
+export async function freezeLastingly(
+	agent: GuestAgent,
+	guard: ThawGuard,
+	options: FreezeOptions,
+	{doing, releaseLock}: HandOver,
+): Promise<number> {
+	const {frozen, token} = await freeze(agent, guard, options);
+	try {
+		await releaseLock();
+		await guard.keep(options.holdMs ?? HOLD_MS, token, {run: options.run, doing});
+		return frozen;
+	} catch (error) {
+		await thawAfter(agent, guard, error);
+		throw error;
+	}
+}
+
+/** Arms the guard, then freezes; thaws if that fails, or freezes nothing. */
+async function freeze(
+	agent: GuestAgent,
+	guard: ThawGuard,
+	{run, timeoutMs, mountpoints, holdMs = HOLD_MS}: FreezeOptions,
+): Promise<{frozen: number; freezeMs: number; token: string}> {
+	await guard.arm(timeoutMs + holdMs);
+	let token: string;
+	try {
+		({token} = await markFrozen(agent.address, run));
+	} catch (error) {
+		await guard.disarm();
+		throw error;
+	}
+	const asked = performance.now();
+	try {
+		const frozen = await agent.freeze(timeoutMs, mountpoints);
+		if (frozen === 0) throw new AgentError('the guest agent froze no file system');
+		return {frozen, freezeMs: performance.now() - asked, token};
+	} catch (error) {
+		// Hooks may have quieted an application before another one failed, and a freeze that timed out may still come.
+		await thawAfter(agent, guard, error);
+		throw error;
+	}
 }
 
 /** Thaws after a failure, whose error is never lost. */
@@ -87,44 +138,50 @@ async function thawAfter(agent: GuestAgent, guard: ThawGuard, error: unknown): P
 	}
 }
 
-/** Thaws until the agent says so, and then disarms the guard. */
-export async function thawSurely(agent: GuestAgent, guard: ThawGuard): Promise<{thawed: number; doubt?: string}> {
+/**
+ * Thaws until the agent says so, over a new connection if that of `agent` has gone, and disarms the guard. Where the
+ * guest cannot be shown to be thawed, hands it over to the guard: `agent` is then closed.
+ */
+export async function thawSurely(agent: GuestAgent, guard: ThawGuard): Promise<ThawOutcome> {
+	let session = agent;
 	let last: unknown;
-	for (let attempt = 0; attempt < THAW_ATTEMPTS; attempt++) {
-		try {
-			const thawed = await agent.thaw();
-			await release(agent, guard);
-			return {thawed};
-		} catch (error) {
-			last = error;
+	try {
+		for (let attempt = 0; attempt < THAW_ATTEMPTS; attempt++) {
+			// A run whose thaw waits for slow hooks does not hang. Not waited for: the guest is frozen, and the guard may be dead.
+			const armed = guard.arm(ATTEMPT_MS).catch(() => undefined);
+			let outcome: ThawOutcome | undefined;
+			try {
+				if (session.isClosed) session = await GuestAgent.open(agent.address);
+				outcome = await thawOnce(session);
+			} catch (error) {
+				last = error;
+				// QEMU's own socket refuses us only once the VM has ended: nothing is frozen any more.
+				if (error instanceof UnreachableError && error.vmHasEnded) outcome = {thawed: 0, doubt: 'the VM has ended'};
+			}
+			await armed;
+			if (outcome) {
+				await clearMarker(agent.address).finally(() => guard.disarm());
+				return outcome;
+			}
 		}
-		if (agent.isClosed && (await hasEnded(agent))) {
-			await release(agent, guard);
-			return {thawed: 0, doubt: 'the VM has ended'};
-		}
-		// Hooks run after the thaw, and VSS of Windows reports a freeze it could not hold: both as an error of the thaw.
-		if ((await agent.status().catch(() => 'frozen')) === 'thawed') {
-			await release(agent, guard);
-			return {thawed: 0, doubt: asError(last).message};
-		}
+	} finally {
+		if (session !== agent) session.close();
 	}
+	// The guard needs the agent's only place.
+	agent.close();
+	guard.end();
 	throw new AgentError(`the guest may still be frozen: ${asError(last).message}`, {
 		cause: last,
 		hint: `The thaw guard (process ${guard.pid ?? 'unknown'}) goes on trying; \`quiesce thaw\` tries at once.`,
 	});
 }
 
-/** A socket that closes and refuses us is that of a VM which has ended: nothing is frozen any more. */
-async function hasEnded(agent: GuestAgent): Promise<boolean> {
+async function thawOnce(agent: GuestAgent): Promise<ThawOutcome> {
 	try {
-		(await GuestAgent.open(agent.address)).close();
-		return false;
+		return {thawed: await agent.thaw()};
 	} catch (error) {
-		return error instanceof UnreachableError;
+		// Hooks run after the thaw, and VSS of Windows reports a freeze it could not hold: both as an error of the thaw.
+		if ((await agent.status().catch(() => 'frozen')) === 'thawed') return {thawed: 0, doubt: asError(error).message};
+		throw error;
 	}
-}
-
-async function release(agent: GuestAgent, guard: ThawGuard): Promise<void> {
-	await clearMarker(agent.address);
-	await guard.disarm();
 }

@@ -28,7 +28,7 @@ export async function markFrozen(address: SocketAddress, run: string): Promise<F
 	return marker;
 }
 
-/** The marker of whoever of us froze the guest behind `address` and has not thawed it. */
+/** The marker of whoever of us froze the guest behind `address` and has not thawed it; none where it cannot be read as one. */
 export async function readMarker(address: SocketAddress): Promise<FrozenMarker | undefined> {
 	let text: string;
 	try {
@@ -37,7 +37,8 @@ export async function readMarker(address: SocketAddress): Promise<FrozenMarker |
 		if (errnoOf(error) === 'ENOENT') return undefined;
 		throw error;
 	}
-	return v.parse(v.pipe(v.string(), v.parseJson(), Marker), text);
+	const marker = v.safeParse(v.pipe(v.string(), v.parseJson(), Marker), text);
+	return marker.success ? marker.output : undefined;
 }
 
 export async function clearMarker(address: SocketAddress): Promise<void> {

@@ -6,14 +6,17 @@ import {type HostLock, LockedError, takeLock} from '../host/lock.ts';
 import {UnreachableError} from '../qmp/errors.ts';
 import {GuestAgent} from './agent.ts';
 import {AgentError} from './errors.ts';
-import {agentLockKey, clearMarker} from './frozen-marker.ts';
+import {agentLockKey, clearMarker, readMarker} from './frozen-marker.ts';
 import type {GuardOrder} from './guard.ts';
 
 /** The guard's own program. It is told what to do on stdin, whose end means that the tool has died. */
 
 const RETRY_MS = 200;
-/** So often refused in a row, a socket belongs to a VM that has ended: nothing is frozen any more. */
+/** Refused so often in a row, a socket belongs to a VM that has ended: nothing is frozen any more. */
 const GONE_AFTER = 5;
+/** Short, as what is sent to a port that nobody has open is lost; then longer, as a loaded guest may be slow. */
+const FIRST_SYNC_MS = 1_000;
+const LAST_SYNC_MS = 16_000;
 
 const address = parseAddress(process.argv[2] ?? '');
 const tool = process.ppid;
@@ -35,30 +38,42 @@ orders.on('line', line => {
 		});
 });
 orders.once('close', () => {
-	if (state === 'armed') void thawAndExit('the run died while it held the guest frozen');
+	if (state === 'armed') void thawAndExit('the run ended before it had thawed the guest');
 	else if (state === 'idle') process.exit(0);
 });
 answer('ok');
 
 async function obey(order: GuardOrder): Promise<void> {
 	if (state === 'thawing') throw new Error('the deadline has passed');
-	clearTimeout(deadline);
 	switch (order.order) {
 		case 'arm':
+			clearTimeout(deadline);
 			state = 'armed';
 			deadline = setTimeout(onHungTool, order.deadlineMs);
 			break;
 		case 'disarm':
+			clearTimeout(deadline);
 			state = 'idle';
 			break;
 		case 'keep': {
-			state = 'keeping';
+			// Until the lock is ours the run answers for the guest, with the deadline it set.
 			const lock = await takeOver(order);
+			if (!isArmed()) {
+				await lock.release();
+				throw new Error('too late');
+			}
+			clearTimeout(deadline);
+			state = 'keeping';
 			deadline = setTimeout(() => {
 				void thawAndExit(`nobody thawed the guest within ${order.deadlineMs / 1000} s`, lock);
 			}, order.deadlineMs);
 		}
 	}
+}
+
+/** Asked anew after waiting, as the tool may have died meanwhile. */
+function isArmed(): boolean {
+	return state === 'armed';
 }
 
 function onHungTool(): void {
@@ -73,10 +88,10 @@ async function takeOver(order: Extract<GuardOrder, {order: 'keep'}>): Promise<Ho
 	for (let attempt = 0; ; attempt++) {
 		try {
 			const lock: HostLock = await takeLock(key, 'the guest', order.holder, async line => {
-				if (line !== `thaw ${order.token}`) return 'refused';
+				if (line !== `thaw ${order.token}` || state !== 'keeping') return 'refused';
 				clearTimeout(deadline);
 				state = 'thawing';
-				const thawed = await thaw();
+				const {thawed} = await thaw();
 				setImmediate(() => void lock.release().then(() => process.exit(0)));
 				return JSON.stringify({thawed});
 			});
@@ -91,32 +106,35 @@ async function takeOver(order: Extract<GuardOrder, {order: 'keep'}>): Promise<Ho
 async function thawAndExit(why: string, lock?: HostLock): Promise<void> {
 	if (state === 'thawing') return;
 	state = 'thawing';
-	const thawed = await thaw();
-	say(thawed === undefined ? `${why}; the VM has ended since` : `${why}: thawed ${thawed} file systems`);
+	clearTimeout(deadline);
+	const {words} = await thaw();
+	say(`${why}: ${words}`);
 	await lock?.release();
 	process.exit(0);
 }
 
-/** Tries until the guest is thawed, or has gone. Returns how many file systems were thawed. */
-async function thaw(): Promise<number | undefined> {
-	let refused = 0;
-	for (;;) {
+/** Tries until the guest is thawed, or is no longer ours to thaw. */
+async function thaw(): Promise<{words: string; thawed?: number}> {
+	let gone = 0;
+	for (let syncMs = FIRST_SYNC_MS; ; syncMs = Math.min(2 * syncMs, LAST_SYNC_MS)) {
 		let agent: GuestAgent | undefined;
 		try {
-			agent = await GuestAgent.open(address, {syncMs: 1_000});
+			agent = await GuestAgent.open(address, {syncMs});
+			// Only one client has the agent. The marker of another run says that it met our freeze, and froze anew.
+			if (await isTakenOver()) return {words: 'another run looks after it'};
 			const thawed = await agent.thaw();
-			await clearMarker(address);
-			return thawed;
+			await forget();
+			return {words: `thawed ${thawed} file systems`, thawed};
 		} catch (error) {
 			// A hook's error comes after the thaw; the marker stays for what could not be shown to be thawed.
 			if (error instanceof AgentError && agent && (await isThawed(agent))) {
-				await clearMarker(address);
-				return 0;
+				await forget();
+				return {words: `thawed, but ${error.message}`, thawed: 0};
 			}
-			refused = error instanceof UnreachableError ? refused + 1 : 0;
-			if (refused >= GONE_AFTER) {
-				await clearMarker(address);
-				return undefined;
+			gone = error instanceof UnreachableError && error.vmHasEnded ? gone + 1 : 0;
+			if (gone >= GONE_AFTER) {
+				await forget();
+				return {words: 'the VM has ended since'};
 			}
 		} finally {
 			agent?.close();
@@ -125,8 +143,18 @@ async function thaw(): Promise<number | undefined> {
 	}
 }
 
+async function isTakenOver(): Promise<boolean> {
+	const marker = await readMarker(address).catch(() => undefined);
+	return marker !== undefined && marker.pid !== tool;
+}
+
 async function isThawed(agent: GuestAgent): Promise<boolean> {
 	return (await agent.status().catch(() => 'frozen')) === 'thawed';
+}
+
+/** A marker that stays is seen by the next run; it is no reason to thaw again. */
+async function forget(): Promise<void> {
+	await clearMarker(address).catch(() => undefined);
 }
 
 function answer(line: string): void {

@@ -43,8 +43,13 @@ export class ThawGuard {
 		child.unref();
 		const guard = new ThawGuard(child, child.stdin, child.stdout);
 		child.once('error', () => undefined);
-		await guard.#answer('start');
-		return guard;
+		try {
+			await guard.#answer('start');
+			return guard;
+		} catch (error) {
+			child.kill('SIGKILL');
+			throw error;
+		}
 	}
 
 	get pid(): number | undefined {
@@ -56,8 +61,13 @@ export class ThawGuard {
 		return this.#give({order: 'arm', deadlineMs});
 	}
 
-	disarm(): Promise<void> {
-		return this.#give({order: 'disarm'});
+	/** Never fails: a guard that does not answer is killed, lest it wake up later and end this process. */
+	async disarm(): Promise<void> {
+		try {
+			await this.#give({order: 'disarm'});
+		} catch {
+			this.#child.kill('SIGKILL');
+		}
 	}
 
 	/**
@@ -68,7 +78,7 @@ export class ThawGuard {
 		return this.#give({order: 'keep', deadlineMs, token, holder: {...holder, pid: this.#child.pid ?? 0}});
 	}
 
-	/** Ends a guard that is not armed; an armed one thaws first, a keeping one stays. */
+	/** Ends a guard that is not armed; an armed one thaws first, as soon as the agent's socket is free; a keeping one stays. */
 	end(): void {
 		this.#input.end();
 	}

@@ -1,6 +1,10 @@
 import {createHash} from 'node:crypto';
 import net from 'node:net';
+import * as v from 'valibot';
 import {errnoOf, QuiesceError} from '../errors.ts';
+
+/** How long either side waits for the other's line. */
+const PATIENCE_MS = 5_000;
 
 /** What a lock's holder says of itself to those who find it taken. */
 export interface LockHolder {
@@ -9,6 +13,10 @@ export interface LockHolder {
 	/** For people: `backup since 08:00`. */
 	readonly doing: string;
 }
+
+/** Any user of this host can take the name, and say what must not reach a terminal. */
+const Words = v.pipe(v.string(), v.regex(/^\P{C}{1,200}$/u));
+const Holder = v.pipe(v.string(), v.parseJson(), v.object({pid: v.number(), run: Words, doing: Words}));
 
 /** Something else holds the lock. */
 export class LockedError extends QuiesceError {
@@ -37,12 +45,18 @@ export async function takeLock(
 	holder: LockHolder,
 	onRequest?: (line: string) => Promise<string>,
 ): Promise<HostLock> {
+	const clients = new Set<net.Socket>();
 	const server = net.createServer({allowHalfOpen: true}, client => {
+		clients.add(client);
+		client.unref();
 		client.on('error', () => undefined);
-		client.setTimeout(5_000, () => client.destroy());
-		readLine(client)
+		client.once('close', () => clients.delete(client));
+		readLine(client, PATIENCE_MS)
 			.then(line => (line === '' || !onRequest ? JSON.stringify(holder) : onRequest(line)))
-			.then(answer => client.end(`${answer}\n`))
+			.then(answer => {
+				client.write(`${answer}\n`);
+				client.destroySoon();
+			})
 			.catch(() => client.destroy());
 	});
 	server.unref();
@@ -55,13 +69,16 @@ export async function takeLock(
 		if (errnoOf(error) !== 'EADDRINUSE') throw error;
 		throw new LockedError(what, await holderOf(key));
 	}
+	// A client that could not be accepted asks in vain; the lock is held all the same.
+	server.on('error', () => undefined);
 	return {
 		release: () =>
-			new Promise(resolve =>
+			new Promise(resolve => {
 				server.close(() => {
 					resolve();
-				}),
-			),
+				});
+				for (const client of clients) client.destroySoon();
+			}),
 	};
 }
 
@@ -72,21 +89,19 @@ export async function isLocked(key: string): Promise<boolean> {
 
 async function holderOf(key: string): Promise<LockHolder | undefined> {
 	try {
-		const answer = JSON.parse((await askHolder(key, '')) ?? '') as Partial<LockHolder>;
-		const {pid, run, doing} = answer;
-		return typeof pid === 'number' && typeof run === 'string' && typeof doing === 'string'
-			? {pid, run, doing}
-			: undefined;
+		return v.parse(Holder, await askHolder(key, ''));
 	} catch {
 		// Whatever holds it speaks another language: it is held all the same.
 		return undefined;
 	}
 }
 
-/** Sends a line to the holder; its answer, an empty one if it does not speak, or undefined if nobody holds the lock. */
-export async function askHolder(key: string, line: string): Promise<string | undefined> {
+/**
+ * Sends a line to the holder. Returns its answer, an empty one if it does not speak in time, or undefined if nobody
+ * holds the lock.
+ */
+export async function askHolder(key: string, line: string, patienceMs = PATIENCE_MS): Promise<string | undefined> {
 	const client = net.connect({path: nameOf(key)});
-	client.setTimeout(5_000, () => client.destroy());
 	try {
 		await new Promise<void>((resolve, reject) => {
 			client.once('error', reject);
@@ -98,23 +113,32 @@ export async function askHolder(key: string, line: string): Promise<string | und
 	}
 	client.on('error', () => undefined);
 	client.end(`${line}\n`);
-	const answer = await readLine(client).catch(() => '');
+	const answer = await readLine(client, patienceMs).catch(() => '');
 	client.destroy();
 	return answer;
 }
 
-/** The first line, up to a length that no honest peer reaches. */
-function readLine(socket: net.Socket): Promise<string> {
+/** The first line, up to a length and a time that no honest peer reaches. */
+function readLine(socket: net.Socket, patienceMs: number): Promise<string> {
 	return new Promise((resolve, reject) => {
 		let text = '';
+		const timer = setTimeout(() => {
+			reject(new Error('no line in time'));
+		}, patienceMs);
+		timer.unref();
 		socket.setEncoding('utf8');
-		socket.on('data', (part: unknown) => {
+		const onData = (part: unknown): void => {
 			text += String(part);
 			const end = text.indexOf('\n');
 			if (end >= 0) resolve(text.slice(0, end));
 			else if (text.length > 4096) reject(new Error('line too long'));
-		});
+			else return;
+			clearTimeout(timer);
+			socket.removeListener('data', onData);
+		};
+		socket.on('data', onData);
 		socket.once('close', () => {
+			clearTimeout(timer);
 			reject(new Error('closed before a line'));
 		});
 	});

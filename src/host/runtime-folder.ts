@@ -1,7 +1,7 @@
 import fs from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
-import {QuiesceError} from '../errors.ts';
+import {asError, QuiesceError} from '../errors.ts';
 
 /**
  * Where runs keep sockets and markers that mean nothing after a reboot: `$QUIESCE_RUNTIME_DIR`, else `/run/quiesce` for
@@ -10,8 +10,15 @@ import {QuiesceError} from '../errors.ts';
  */
 export async function runtimeFolder(): Promise<string> {
 	const folder = location();
-	await fs.mkdir(folder, {recursive: true, mode: 0o711});
-	const stat = await fs.lstat(folder);
+	const stat = await fs
+		.mkdir(folder, {recursive: true, mode: 0o711})
+		.then(() => fs.lstat(folder))
+		.catch((error: unknown) => {
+			throw new QuiesceError('FAILED', `cannot make the folder ${folder}: ${asError(error).message}`, {
+				cause: error,
+				hint: 'Name another with QUIESCE_RUNTIME_DIR.',
+			});
+		});
 	if (!stat.isDirectory() || stat.uid !== process.getuid?.() || (stat.mode & 0o066) !== 0) {
 		throw new QuiesceError('FAILED', `${folder} is not a folder that only this user can write and list`, {
 			hint: 'Remove it, or name another with QUIESCE_RUNTIME_DIR.',

@@ -105,7 +105,10 @@ export class StorageDaemon {
 	async settle(image: DaemonImage): Promise<void> {
 		const {name} = image;
 		const deletion$ = this.#qmp.on('BLOCK_EXPORT_DELETED').pipe(filter(({data}) => data.id === name));
-		await Promise.all([firstValueFrom(deletion$), this.#qmp.execute('block-export-del', {id: name, mode: 'hard'})]);
+		await Promise.all([
+			firstValueFrom(deletion$, {defaultValue: undefined}),
+			this.#qmp.execute('block-export-del', {id: name, mode: 'hard'}),
+		]);
 		const [file, ...above] = nodesOf(image, true);
 		for (const node of above.reverse()) await this.#qmp.execute('blockdev-del', {'node-name': node['node-name']});
 		await this.#qmp.execute('blockdev-reopen', {options: [file]});

@@ -1,14 +1,13 @@
-import {errnoOf, type ErrorDetails, QuiesceError} from '../errors.ts';
+import {type ErrorDetails, QuiesceError} from '../errors.ts';
 
 /** No session could be opened: nothing listens, permission is missing, or the monitor is busy. Nothing was sent. */
 export class UnreachableError extends QuiesceError {
-	constructor(message: string, details?: ErrorDetails) {
-		super('UNREACHABLE', message, details);
-	}
+	/** True where the socket has nobody behind it any more: what was inside QEMU has gone with it. */
+	readonly vmHasEnded: boolean;
 
-	/** True where nothing is left to talk to: what was inside QEMU has gone with it. */
-	get vmHasEnded(): boolean {
-		return ['ENOENT', 'ECONNREFUSED'].includes(errnoOf(this.cause) ?? '');
+	constructor(message: string, {vmHasEnded = false, ...details}: ErrorDetails & {readonly vmHasEnded?: boolean} = {}) {
+		super('UNREACHABLE', message, details);
+		this.vmHasEnded = vmHasEnded;
 	}
 }
 

@@ -48,6 +48,7 @@ function unreachable(address: SocketAddress, what: string, cause: Error): Unreac
 		case 'ENOENT':
 			return new UnreachableError(`${where} does not exist`, {
 				cause,
+				vmHasEnded: true,
 				hint: 'Is the VM running? `quiesce discover` lists the VMs of this host and their sockets.',
 			});
 		case 'ECONNREFUSED':
@@ -57,6 +58,7 @@ function unreachable(address: SocketAddress, what: string, cause: Error): Unreac
 			}
 			return new UnreachableError(`nothing listens on ${where}`, {
 				cause,
+				vmHasEnded: true,
 				hint: 'The VM has ended, or its socket was not started with server=on.',
 			});
 		case 'EACCES':

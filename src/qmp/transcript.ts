@@ -1,4 +1,5 @@
 import fs from 'node:fs';
+import {asError} from '../errors.ts';
 
 /** Takes each message as it goes over a wire. */
 export type RecordMessage = (direction: '->' | '<-', message: string) => void;
@@ -11,13 +12,17 @@ export interface Transcript {
 
 /**
  * The file of `--transcript`: a line a message, in the order of the wire, readable by its owner alone. Written
- * synchronously, so that it is whole up to the moment of a crash.
+ * synchronously, so that it is whole up to the moment of a crash. If it cannot be written any more it ends there, and the
+ * session goes on.
  */
 export class FileTranscript implements Transcript {
 	readonly #fd: number;
+	readonly #onFailure: (error: Error) => void;
+	#failed = false;
 
-	/** Appends to `path`. Throws what the file system throws. */
-	constructor(path: string) {
+	/** Appends to `path`. Throws what the file system throws; what it throws later is told once. */
+	constructor(path: string, onFailure: (error: Error) => void) {
+		this.#onFailure = onFailure;
 		this.#fd = fs.openSync(path, 'a', 0o600);
 		fs.fchmodSync(this.#fd, 0o600);
 	}
@@ -26,8 +31,18 @@ export class FileTranscript implements Transcript {
 	of(peer: string): RecordMessage {
 		return (direction, message) => {
 			const line = message.replaceAll(/[\r\n]\s*/g, ' ');
-			fs.writeSync(this.#fd, `${new Date().toISOString()} ${peer} ${direction} ${line}\n`);
+			this.#write(`${new Date().toISOString()} ${peer} ${direction} ${line}\n`);
 		};
+	}
+
+	#write(line: string): void {
+		if (this.#failed) return;
+		try {
+			fs.appendFileSync(this.#fd, line);
+		} catch (error) {
+			this.#failed = true;
+			this.#onFailure(asError(error));
+		}
 	}
 
 	close(): void {

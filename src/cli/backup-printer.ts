@@ -1,0 +1,97 @@
+import type {BackupMessage, BackupPlan} from '../operations/backup-messages.ts';
+import type {PointManifest} from '../repository/manifest.ts';
+import {toJson} from './json.ts';
+import {printable} from './printable.ts';
+import {openProgressView, type ProgressView} from './progress-lines.ts';
+import {formatBytes, formatSeconds} from './quantities.ts';
+import {printResult, styled} from './terminal.ts';
+
+export interface Printer<Message> {
+	print(message: Message): void;
+	/** Also after a failure. */
+	end(): void;
+}
+
+/** JSON lines on stdout; or words and progress on stderr, and at the end the point's name on stdout. */
+export function backupPrinter({
+	json,
+	quiet,
+}: {
+	readonly json: boolean;
+	readonly quiet: boolean;
+}): Printer<BackupMessage> {
+	if (json) return {print: printJsonLine, end: () => undefined};
+	const view = openProgressView(quiet);
+	return {
+		print: message => {
+			printWords(message, view);
+		},
+		end: () => {
+			view.end();
+		},
+	};
+}
+
+function printJsonLine(message: BackupMessage): void {
+	const {kind, ...rest} = message;
+	printResult(toJson({messageType: kind === 'finished' ? 'summary' : kind, ...rest}));
+}
+
+function printWords(message: BackupMessage, view: ProgressView): void {
+	switch (message.kind) {
+		case 'recovered':
+			view.note(`${styled('yellow', 'recovered:')} ${printable(message.text)}`);
+			break;
+		case 'warning':
+			view.note(`${styled('yellow', 'warning:')} ${printable(message.text)}`);
+			break;
+		case 'planned':
+			for (const line of planLines(message.plan)) view.note(line);
+			break;
+		case 'cut':
+			view.note(cutLine(message));
+			if (message.degraded !== undefined) {
+				view.note(`${styled('yellow', 'warning:')} crash-consistent only: ${printable(message.degraded)}`);
+			}
+			break;
+		case 'progress':
+			view.show(message.disks.map(({disk, doneBytes, totalBytes}) => ({name: disk, doneBytes, totalBytes})));
+			break;
+		case 'settling':
+			view.note('copied; closing, checking and syncing the files');
+			break;
+		case 'finished':
+			for (const line of reportLines(message.manifest)) view.note(line);
+			printResult(`${message.manifest.vm}@${message.manifest.id}`);
+	}
+}
+
+function planLines({vm, disks, skipped, quiesce, sink, compression}: BackupPlan): string[] {
+	const names = disks.map(({name, sizeBytes}) => `${name} (${formatBytes(sizeBytes)})`).join(', ');
+	return [
+		`${printable(vm)}: full backup of ${printable(names)}`,
+		...skipped.map(({name, reason}) => `  not ${printable(name)}: ${reason}`),
+		`  ${quiesce ? 'with' : 'without'} a freeze, by push to the ${sink} sink, ${compression === 'none' ? 'not compressed' : compression}`,
+	];
+}
+
+function cutLine({consistency, freeze}: Extract<BackupMessage, {kind: 'cut'}>): string {
+	if (!freeze) return `cut: ${consistency}`;
+	const {fileSystems, freezeSeconds, heldSeconds, thawSeconds} = freeze;
+	const times = [freezeSeconds, heldSeconds, thawSeconds].map(formatSeconds);
+	return (
+		`cut: ${consistency}; ${fileSystems} file systems frozen ` +
+		`(freeze ${times[0] ?? ''}, held ${times[1] ?? ''}, thaw ${times[2] ?? ''})`
+	);
+}
+
+function reportLines(manifest: PointManifest): string[] {
+	const {disks, cutAt, finishedAt, consistency} = manifest;
+	const seconds = (Date.parse(finishedAt) - Date.parse(cutAt)) / 1000;
+	const total = disks.reduce((sum, disk) => sum + disk.sizeBytes, 0);
+	const stored = disks.reduce((sum, disk) => sum + disk.storedBytes, 0);
+	return [
+		`${styled('green', 'done:')} ${consistency} point of ${disks.length} disks in ${formatSeconds(seconds)}: ` +
+			`${formatBytes(total)} stored as ${formatBytes(stored)}`,
+	];
+}

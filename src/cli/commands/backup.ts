@@ -1,0 +1,75 @@
+import {lastValueFrom, tap} from 'rxjs';
+import type {Argv} from 'yargs';
+import {backup} from '../../operations/backup.ts';
+import type {BackupMessage, BackupRequest} from '../../operations/backup-messages.ts';
+import {backupPrinter} from '../backup-printer.ts';
+import {parseBytes, parseDuration} from '../quantities.ts';
+import {type RepositoryOption, repositoryOf, repositoryOption} from '../repository-options.ts';
+import {type GlobalOptions, runCommand} from '../run-command.ts';
+import {socketsOf, type VmOptions, vmOptions} from '../vm-options.ts';
+
+interface Options extends GlobalOptions, VmOptions, RepositoryOption {
+	readonly quiesce: BackupRequest['quiesce'];
+	readonly disk?: readonly string[];
+	readonly exclude?: readonly string[];
+	readonly compress: BackupRequest['compression'];
+	readonly sink: BackupRequest['sink'];
+	readonly speed?: string;
+	readonly freezeTimeout: string;
+	readonly dryRun: boolean;
+}
+
+export function build(yargs: Argv): Argv {
+	return repositoryOption(vmOptions(yargs))
+		.usage(
+			'$0 backup [VM] -r FOLDER\n\nTakes a full point of all disks of a running VM, cut at one instant while its file\n' +
+				'systems are frozen, and copies it while the guest goes on.',
+		)
+		.option('quiesce', {
+			choices: ['require', 'try', 'never'] as const,
+			default: 'try',
+			describe: 'Whether to freeze the guest: fail if it cannot be, say so, or do not',
+		})
+		.option('disk', {type: 'string', array: true, nargs: 1, describe: 'Only this disk (may be repeated)'})
+		.option('exclude', {type: 'string', array: true, nargs: 1, describe: 'All disks but this one (may be repeated)'})
+		.option('compress', {choices: ['zstd', 'none'] as const, default: 'zstd', describe: 'How the copy is stored'})
+		.option('sink', {
+			choices: ['daemon', 'inline'] as const,
+			default: 'daemon',
+			describe: 'Who writes the files: a daemon of ours, or the VM’s QEMU itself',
+		})
+		.option('speed', {type: 'string', describe: 'At most so many bytes a second for each disk, such as 50M'})
+		.option('freeze-timeout', {type: 'string', default: '60s', describe: 'How long the freeze and its hooks may take'})
+		.option('dry-run', {type: 'boolean', default: false, describe: 'Say what would be done, and do nothing'})
+		.example('$0 backup web1 -r /srv/backup', 'all disks of web1, frozen if its agent answers')
+		.example('$0 backup --qmp /run/web1.qmp --agent /run/web1.qga -r /srv/backup --quiesce require', '');
+}
+
+export function run(options: Options): Promise<void> {
+	return runCommand(options, async context => {
+		const request: BackupRequest = {
+			...context,
+			sockets: await socketsOf(options),
+			repository: repositoryOf(options),
+			quiesce: options.quiesce,
+			only: options.disk,
+			exclude: options.exclude,
+			compression: options.compress,
+			sink: options.sink,
+			speedBytesPerSecond: options.speed === undefined ? undefined : parseBytes(options.speed, '--speed'),
+			freezeTimeoutMs: parseDuration(options.freezeTimeout, '--freeze-timeout'),
+			dryRun: options.dryRun,
+		};
+		const printer = backupPrinter(context);
+		const print = (message: BackupMessage): void => {
+			if (message.kind !== 'progress') context.log.info(message.kind, {message});
+			printer.print(message);
+		};
+		try {
+			await lastValueFrom(backup(request).pipe(tap(print)), {defaultValue: undefined});
+		} finally {
+			printer.end();
+		}
+		return undefined;
+	});
+}

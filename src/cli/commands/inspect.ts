@@ -1,0 +1,116 @@
+import type {Argv} from 'yargs';
+import type {Disk} from '../../block/graph.ts';
+import {inspect, type VmReport} from '../../operations/inspect.ts';
+import {toJson} from '../json.ts';
+import {printable} from '../printable.ts';
+import {formatBytes} from '../quantities.ts';
+import {type GlobalOptions, runCommand} from '../run-command.ts';
+import {formatTable} from '../table.ts';
+import {printResult} from '../terminal.ts';
+import {socketsOf, type VmOptions, vmOptions} from '../vm-options.ts';
+
+type Options = GlobalOptions & VmOptions;
+
+export function build(yargs: Argv): Argv {
+	return vmOptions(yargs)
+		.usage(
+			'$0 inspect [VM]\n\nShows the disks of a VM with their chains, its jobs, its agent, and what its QEMU can do.',
+		)
+		.example('$0 inspect web1', '')
+		.example('$0 inspect --qmp /run/web1.qmp --agent /run/web1.qga --json', '');
+}
+
+export function run(options: Options): Promise<void> {
+	return runCommand(options, async ({json, signal, transcript}) => {
+		const report = await inspect(await socketsOf(options), {signal, transcript});
+		if (json) printResult(toJson({...report, leftOut: [...report.leftOut].map(([disk, reason]) => ({disk, reason}))}));
+		else printResult(describe(report));
+		return undefined;
+	});
+}
+
+function describe(report: VmReport): string {
+	const {qemu, agent} = report;
+	const agents: Record<typeof agent.state, () => string> = {
+		'not named': () => 'none known (name its socket with --agent)',
+		'unreachable': () => `no answer: ${'reason' in agent ? printable(agent.reason) : ''}`,
+		'frozen': () => `${version()}, and the guest is FROZEN`,
+		'thawed': () => version(),
+	};
+	const version = (): string =>
+		'version' in agent ? `${printable(agent.version)}, ${agent.canFreeze ? 'can' : 'may not'} freeze the guest` : '';
+	return [
+		`VM           ${printable(report.name)}${report.uuid === undefined ? '' : ` (${report.uuid})`}, ${report.status}`,
+		`QEMU         ${qemu.version} (${printable(qemu.package)})`,
+		`guest agent  ${agents[agent.state]()}`,
+		'',
+		'disks',
+		...report.disks.flatMap(disk => diskLines(disk, report.leftOut.get(disk.name))),
+		...(report.jobs.length === 0 ? [] : ['', 'jobs', indent(jobTable(report))]),
+		...(report.uncovered.length === 0 ? [] : ['', 'outside of the block layer, and never in a point']),
+		...report.uncovered.map(({name, what}) => `  ${printable(name)}: ${what}`),
+		'',
+		'what this QEMU can do',
+		indent(capabilityTable(report)),
+	].join('\n');
+}
+
+function diskLines(disk: Disk, leftOut: string | undefined): string[] {
+	const {name, deviceType, iothread, medium} = disk;
+	const device = [deviceType, iothread === undefined ? undefined : `iothread ${iothread}`];
+	const facts = device.filter(fact => fact !== undefined).join(', ');
+	const head = `  ${printable(name)}${facts === '' ? '' : `  ${printable(facts)}`}`;
+	const reason = leftOut === undefined ? [] : [`    not backed up: ${printable(leftOut)}`];
+	if (!medium) return [head, ...reason];
+	const filters = medium.filters.map(filter => `    under filter ${printable(filter)}`);
+	const chain = medium.chain.map((node, depth) => {
+		const branch = depth === 0 ? '' : `${'   '.repeat(depth - 1)}└─ `;
+		const file = depth === 0 ? medium.filename : node.filename;
+		const size = [
+			formatBytes(node.virtualSize),
+			node.allocatedBytes === undefined ? undefined : `${formatBytes(node.allocatedBytes)} allocated`,
+		];
+		return `    ${branch}${node.driver}  ${printable(file)}  ${size.filter(part => part !== undefined).join(', ')}`;
+	});
+	const bitmaps = medium.bitmaps.map(
+		bitmap =>
+			`    bitmap ${printable(bitmap.name)}: ${formatBytes(bitmap.dirtyBytes)} dirty, ` +
+			[
+				`granularity ${formatBytes(bitmap.granularity)}`,
+				bitmap.persistent ? 'persistent' : 'in memory',
+				...(bitmap.inconsistent ? ['INCONSISTENT'] : []),
+				...(bitmap.recording ? [] : ['disabled']),
+				...(bitmap.busy ? ['busy'] : []),
+			].join(', '),
+	);
+	return [head, ...reason, ...filters, ...chain, ...bitmaps];
+}
+
+function jobTable({jobs}: VmReport): string {
+	return formatTable(
+		[
+			{title: 'JOB', value: job => printable(job.id)},
+			{title: 'TYPE', value: job => job.type},
+			{title: 'STATUS', value: job => job.status},
+			{title: 'DONE', value: job => `${formatBytes(job.doneBytes)} of ${formatBytes(job.totalBytes)}`},
+			{title: 'WHOSE', value: job => (job.run === undefined ? "another program's" : `run ${job.run}`)},
+		],
+		jobs,
+	);
+}
+
+function capabilityTable({capabilities}: VmReport): string {
+	return formatTable(
+		[
+			{title: 'ABILITY', value: ({name}) => name},
+			{title: '', value: ({available}) => (available ? 'yes' : 'no')},
+			{title: 'SINCE', value: ({since}) => since},
+			{title: 'FOR', value: ({note}) => note},
+		],
+		capabilities,
+	);
+}
+
+function indent(text: string): string {
+	return text.trimEnd().replaceAll(/^/gm, '  ');
+}

@@ -1,0 +1,79 @@
+import {lastValueFrom, toArray} from 'rxjs';
+import type {Argv} from 'yargs';
+import {list, type ListMessage} from '../../operations/list.ts';
+import {toJson} from '../json.ts';
+import {printable} from '../printable.ts';
+import {formatBytes} from '../quantities.ts';
+import {type RepositoryOption, repositoryOf, repositoryOption} from '../repository-options.ts';
+import {type GlobalOptions, runCommand} from '../run-command.ts';
+import {type Column, formatTable} from '../table.ts';
+import {printNote, printResult} from '../terminal.ts';
+
+interface Options extends GlobalOptions, RepositoryOption {
+	readonly vm?: string;
+}
+
+export function build(yargs: Argv): Argv {
+	return repositoryOption(yargs)
+		.usage('$0 list [VM] -r FOLDER\n\nLists the points of a repository, oldest first.')
+		.positional('vm', {type: 'string', describe: 'Only the points of this VM'})
+		.example('$0 list -r /srv/backup', '');
+}
+
+export function run(options: Options): Promise<void> {
+	return runCommand(options, async ({json}) => {
+		const messages = await lastValueFrom(list({repository: repositoryOf(options), vm: options.vm}).pipe(toArray()), {
+			defaultValue: [],
+		});
+		const rows = messages.map(rowOf);
+		if (json) printResult(toJson(rows));
+		else if (rows.length === 0) printNote('the repository holds no points yet');
+		else printResult(formatTable(COLUMNS, rows));
+		return undefined;
+	});
+}
+
+interface Row {
+	readonly vm: string;
+	readonly point: string;
+	readonly state: 'whole' | 'damaged' | 'partial';
+	readonly kind: string;
+	readonly consistency: string;
+	readonly disks: number;
+	readonly sizeBytes: number;
+	readonly storedBytes: number;
+	readonly warnings: readonly string[];
+}
+
+const COLUMNS: readonly Column<Row>[] = [
+	{title: 'POINT', value: ({vm, point}) => printable(`${vm}@${point}`)},
+	{title: 'KIND', value: ({kind, state}) => (state === 'whole' ? kind : state.toUpperCase())},
+	{title: 'CONSISTENCY', value: ({consistency}) => printable(consistency)},
+	{title: 'DISKS', value: ({disks}) => (disks === 0 ? '' : String(disks)), align: 'right'},
+	{title: 'SIZE', value: ({sizeBytes}) => (sizeBytes === 0 ? '' : formatBytes(sizeBytes)), align: 'right'},
+	{title: 'STORED', value: ({storedBytes}) => (storedBytes === 0 ? '' : formatBytes(storedBytes)), align: 'right'},
+];
+
+function rowOf(message: ListMessage): Row {
+	const nothing = {kind: '', disks: 0, sizeBytes: 0, storedBytes: 0, warnings: []};
+	if (message.kind === 'partial') {
+		const whose = {alive: 'being written', dead: 'left by a dead run', unknown: 'of another host'}[message.owner];
+		return {...nothing, vm: message.vm, point: message.partial.id, state: 'partial', consistency: whose};
+	}
+	const {vm, point} = message;
+	if (point.state === 'damaged') {
+		return {...nothing, vm, point: point.id, state: 'damaged', consistency: point.reason};
+	}
+	const {kind, consistency, disks, warnings} = point.manifest;
+	return {
+		vm,
+		point: point.id,
+		state: 'whole',
+		kind,
+		consistency,
+		disks: disks.length,
+		sizeBytes: disks.reduce((sum, disk) => sum + disk.sizeBytes, 0),
+		storedBytes: disks.reduce((sum, disk) => sum + disk.storedBytes, 0),
+		warnings,
+	};
+}

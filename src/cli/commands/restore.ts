@@ -1,0 +1,99 @@
+import {lastValueFrom, tap} from 'rxjs';
+import type {Argv} from 'yargs';
+import {UsageError} from '../../errors.ts';
+import {bootCommand, formatBootCommand} from '../../operations/boot-command.ts';
+import {restore, type RestoreMessage} from '../../operations/restore.ts';
+import {toJson} from '../json.ts';
+import {printable} from '../printable.ts';
+import {openProgressView, type ProgressView} from '../progress-lines.ts';
+import {parsePointName, type RepositoryOption, repositoryOf, repositoryOption} from '../repository-options.ts';
+import {type GlobalOptions, runCommand} from '../run-command.ts';
+import {printNote, printResult} from '../terminal.ts';
+
+interface Options extends GlobalOptions, RepositoryOption {
+	readonly point: string;
+	readonly to?: string;
+	readonly disk?: readonly string[];
+	readonly format?: 'raw' | 'qcow2';
+}
+
+export function build(yargs: Argv): Argv {
+	return repositoryOption(yargs)
+		.usage(
+			'$0 restore VM[@POINT] --to FOLDER -r FOLDER\n$0 restore VM[@POINT] --disk NAME=PATH… -r FOLDER\n\n' +
+				'Checks a point and writes its disks to a new folder, or disk by disk to new files or\n' +
+				'block devices. Without @POINT the newest is taken. Nothing that exists is overwritten,\n' +
+				'except block devices. Prints the QEMU command line that starts the VM from them.',
+		)
+		.positional('point', {type: 'string', demandOption: true, describe: 'VM or VM@POINT'})
+		.option('to', {type: 'string', describe: 'A new or empty folder for all disks'})
+		.option('disk', {type: 'string', array: true, nargs: 1, describe: 'NAME=PATH: this disk to that file or device'})
+		.option('format', {choices: ['raw', 'qcow2'] as const, describe: 'Of the files; else what each disk had'})
+		.example('$0 restore web1 --to /var/lib/restored -r /srv/backup', 'the newest point of web1')
+		.example('$0 restore web1@2026-11-21T08-00-00Z --disk vda=/dev/vg0/web1 -r /srv/backup', '');
+}
+
+export function run(options: Options): Promise<void> {
+	return runCommand(options, async ({json, quiet, signal}) => {
+		const named = parsePointName(options.point);
+		const disks = options.disk === undefined ? undefined : new Map(options.disk.map(parseAssignment));
+		const view = openProgressView(quiet || json);
+		const {to, format} = options;
+		const messages$ = restore({...named, repository: repositoryOf(options), to, disks, format, signal});
+		try {
+			await lastValueFrom(
+				messages$.pipe(
+					tap(message => {
+						if (json) printJson(message);
+						else printWords(message, view);
+					}),
+				),
+				{defaultValue: undefined},
+			);
+		} finally {
+			view.end();
+		}
+		return undefined;
+	});
+}
+
+function parseAssignment(text: string): [name: string, path: string] {
+	const equals = text.lastIndexOf('=');
+	const [name, path] = [text.slice(0, equals), text.slice(equals + 1)];
+	if (equals <= 0 || path === '') throw new UsageError(`--disk: '${text}' is not NAME=PATH`);
+	return [name, path];
+}
+
+function printJson({kind, ...rest}: RestoreMessage): void {
+	if (kind !== 'finished') printResult(toJson({messageType: kind, ...rest}));
+	else printResult(toJson({messageType: 'summary', ...rest, boot: bootOf({kind, ...rest} as FinishedMessage)}));
+}
+
+function printWords(message: RestoreMessage, view: ProgressView): void {
+	switch (message.kind) {
+		case 'started':
+			view.note(`restoring ${printable(`${message.point.vm}@${message.point.id}`)}, ${message.point.consistency}`);
+			break;
+		case 'checking':
+			view.show([{name: 'checking', doneBytes: message.bytesRead, totalBytes: message.bytesTotal}]);
+			break;
+		case 'progress':
+			view.show([{name: message.disk, doneBytes: message.done * message.bytes, totalBytes: message.bytes}]);
+			break;
+		case 'restored':
+			view.note(`${printable(message.disk)}: ${message.path} (${message.format})`);
+			break;
+		case 'finished': {
+			const boot = bootOf(message);
+			for (const note of boot.notes) printNote(`note: ${printable(note)}`);
+			printNote('start it with:');
+			printResult(formatBootCommand(boot.argv));
+		}
+	}
+}
+
+type FinishedMessage = Extract<RestoreMessage, {kind: 'finished'}>;
+
+function bootOf({machine, disks}: FinishedMessage): ReturnType<typeof bootCommand> {
+	return bootCommand(machine, disks);
+}

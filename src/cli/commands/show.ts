@@ -1,0 +1,71 @@
+import type {Argv} from 'yargs';
+import {readMachine, resolvePoint} from '../../repository/points.ts';
+import {openRepository} from '../../repository/repository.ts';
+import {toJson} from '../json.ts';
+import {printable} from '../printable.ts';
+import {formatBytes, formatSeconds} from '../quantities.ts';
+import {parsePointName, type RepositoryOption, repositoryOf, repositoryOption} from '../repository-options.ts';
+import {type GlobalOptions, runCommand} from '../run-command.ts';
+import {formatTable} from '../table.ts';
+import {printResult} from '../terminal.ts';
+
+interface Options extends GlobalOptions, RepositoryOption {
+	readonly point: string;
+}
+
+export function build(yargs: Argv): Argv {
+	return repositoryOption(yargs)
+		.usage('$0 show VM[@POINT] -r FOLDER\n\nShows all that is known of a point; without @POINT, of the newest.')
+		.positional('point', {type: 'string', demandOption: true, describe: 'VM or VM@POINT'})
+		.example('$0 show web1@2026-11-21T08-00-00Z -r /srv/backup', '');
+}
+
+export function run(options: Options): Promise<void> {
+	return runCommand(options, async ({json}) => {
+		const {vm, point: id} = parsePointName(options.point);
+		const repository = await openRepository(repositoryOf(options));
+		const point = await resolvePoint(repository, vm, id);
+		const {manifest, folder} = point;
+		if (json) {
+			printResult(toJson({...manifest, folder, machine: await readMachine(point)}));
+			return undefined;
+		}
+		const {freeze, qemu} = manifest;
+		const facts: [string, string][] = [
+			['point', `${manifest.vm}@${manifest.id}`],
+			['folder', folder],
+			['kind', manifest.kind],
+			['cut at', manifest.cutAt],
+			['finished', manifest.finishedAt],
+			['consistency', manifest.consistency],
+			...(freeze
+				? [
+						[
+							'frozen',
+							`${freeze.fileSystems} file systems; freeze ${formatSeconds(freeze.freezeSeconds)}, ` +
+								`held ${formatSeconds(freeze.heldSeconds)}, thaw ${formatSeconds(freeze.thawSeconds)}`,
+						] satisfies [string, string],
+					]
+				: []),
+			['taken by', `quiesce ${manifest.tool.version}, ${manifest.method} into ${manifest.sink}, run ${manifest.run}`],
+			['QEMU', `${qemu.version} (${qemu.package})`],
+			...manifest.skipped.map(({name, reason}): [string, string] => ['left out', `${name}: ${reason}`]),
+			...manifest.warnings.map((text): [string, string] => ['warning', text]),
+		];
+		for (const [title, value] of facts) printResult(`${title.padEnd(12)} ${printable(value)}`);
+		printResult('');
+		printResult(
+			formatTable(
+				[
+					{title: 'DISK', value: disk => printable(disk.name)},
+					{title: 'FILE', value: disk => disk.file},
+					{title: 'SIZE', value: disk => formatBytes(disk.sizeBytes), align: 'right'},
+					{title: 'STORED', value: disk => formatBytes(disk.storedBytes), align: 'right'},
+					{title: 'WAS', value: disk => printable(disk.format)},
+				],
+				manifest.disks,
+			),
+		);
+		return undefined;
+	});
+}

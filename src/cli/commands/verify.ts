@@ -1,0 +1,70 @@
+import {lastValueFrom, tap} from 'rxjs';
+import type {Argv} from 'yargs';
+import {verify, type VerifyMessage} from '../../operations/verify.ts';
+import {exitCodeOf} from '../exit-codes.ts';
+import {toJson} from '../json.ts';
+import {printable} from '../printable.ts';
+import {openProgressView} from '../progress-lines.ts';
+import {formatBytes} from '../quantities.ts';
+import {parsePointName, type RepositoryOption, repositoryOf, repositoryOption} from '../repository-options.ts';
+import {type GlobalOptions, runCommand} from '../run-command.ts';
+import {printResult} from '../terminal.ts';
+
+interface Options extends GlobalOptions, RepositoryOption {
+	readonly point?: string;
+}
+
+export function build(yargs: Argv): Argv {
+	return repositoryOption(yargs)
+		.usage(
+			'$0 verify [VM[@POINT]] -r FOLDER\n\nReads points again and checks them: documents, sizes, checksums, images.\n' +
+				'Exit status 30 if one is damaged; the files are named.',
+		)
+		.positional('point', {type: 'string', describe: 'VM or VM@POINT; all of the repository if left out'})
+		.example('$0 verify -r /srv/backup', '');
+}
+
+export function run(options: Options): Promise<void> {
+	return runCommand(options, async ({json, quiet, signal}) => {
+		const named = options.point === undefined ? undefined : parsePointName(options.point);
+		const view = openProgressView(quiet || json);
+		const print = json ? printJson : printWords;
+		const source$ = verify({repository: repositoryOf(options), ...named, signal});
+		try {
+			const last = await lastValueFrom(
+				source$.pipe(
+					tap(message => {
+						if (message.kind === 'progress') {
+							const {vm, point, bytesRead, bytesTotal} = message;
+							view.show([{name: printable(`${vm}@${point}`), doneBytes: bytesRead, totalBytes: bytesTotal}]);
+						} else {
+							print(message, view.note.bind(view));
+						}
+					}),
+				),
+				{defaultValue: undefined},
+			);
+			return last?.kind === 'finished' && last.damaged > 0 ? exitCodeOf('DAMAGED') : undefined;
+		} finally {
+			view.end();
+		}
+	});
+}
+
+function printJson({kind, ...rest}: VerifyMessage): void {
+	printResult(toJson({messageType: kind === 'finished' ? 'summary' : kind, ...rest}));
+}
+
+function printWords(message: VerifyMessage, note: (text: string) => void): void {
+	if (message.kind === 'verified') {
+		const {vm, point, problems, warnings} = message;
+		const name = printable(`${vm}@${point}`);
+		if (problems.length === 0) note(`${name}: sound`);
+		for (const {file, problem} of problems) printResult(`${name}: DAMAGED: ${printable(`${file}: ${problem}`)}`);
+		for (const {file, problem} of warnings) note(`${name}: ${printable(`${file}: ${problem}`)}`);
+	} else if (message.kind === 'finished') {
+		const {points, damaged, bytesRead} = message;
+		const verdict = damaged === 0 ? 'all sound' : `${damaged} damaged`;
+		printResult(`${points} points checked, ${formatBytes(bytesRead)} read: ${verdict}`);
+	}
+}

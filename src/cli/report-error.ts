@@ -1,0 +1,34 @@
+import {asError, QuiesceError} from '../errors.ts';
+import {exitCodeOf} from './exit-codes.ts';
+import {printable} from './printable.ts';
+
+export interface ErrorReport {
+	readonly code: string;
+	readonly exitCode: number;
+	readonly message: string;
+	readonly hint: string | undefined;
+	/** What went wrong after that, while cleaning up. */
+	readonly also: readonly string[];
+}
+
+/** The one place where errors become words and exit codes. */
+export function reportOf(error: unknown): ErrorReport {
+	const [first, ...later] = flatten(error);
+	const also = later.map(one => printable(asError(one).message));
+	if (first instanceof QuiesceError) {
+		const hint = first.hint === undefined ? undefined : printable(first.hint);
+		return {code: first.code, exitCode: exitCodeOf(first.code), message: printable(first.message), hint, also};
+	}
+	return {
+		code: 'BUG',
+		exitCode: 1,
+		message: `unexpected: ${printable(asError(first).message)}`,
+		hint: 'This is a defect of quiesce. Run it again with --debug and report what it prints.',
+		also,
+	};
+}
+
+/** The first failure first: scopes wrap it together with what then failed while they were released. */
+function flatten(error: unknown): unknown[] {
+	return error instanceof AggregateError && error.errors.length > 0 ? error.errors.flatMap(flatten) : [error];
+}

@@ -1,0 +1,93 @@
+import {asError, UsageError} from '../errors.ts';
+import {FileTranscript, type Transcript} from '../qmp/transcript.ts';
+import {toJson} from './json.ts';
+import {type Log, openLog} from './log.ts';
+import {reportOf} from './report-error.ts';
+import {cancelOnSignals} from './signals.ts';
+import {printNote, printResult, printWarning, styled} from './terminal.ts';
+
+/** The options that every command has. */
+export interface GlobalOptions {
+	readonly json: boolean;
+	readonly quiet: boolean;
+	readonly debug: boolean;
+	readonly log: string;
+	readonly transcript?: string | undefined;
+}
+
+/** What a command is given, besides its own options. */
+export interface CommandContext {
+	readonly signal: AbortSignal;
+	readonly json: boolean;
+	readonly quiet: boolean;
+	readonly transcript: Transcript | undefined;
+	readonly log: Log;
+	/** A warning, or what is being undone. */
+	readonly tell: (text: string) => void;
+}
+
+/**
+ * Runs a command's work: makes its context, turns what it throws into words and the exit status, and closes everything.
+ * The work returns its exit status, if it is not 0.
+ */
+export async function runCommand(
+	options: GlobalOptions,
+	work: (context: CommandContext) => Promise<number | undefined>,
+): Promise<void> {
+	const cancellation = cancelOnSignals();
+	const log = openLog(options.log);
+	let file: FileTranscript | undefined;
+	const tell = (text: string): void => {
+		log.warn(text);
+		if (!options.quiet) printWarning(text);
+	};
+	try {
+		file = openTranscript(options.transcript, tell);
+		const context: CommandContext = {
+			...options,
+			signal: cancellation.signal,
+			log,
+			transcript: file ?? log.transcript,
+			tell,
+		};
+		process.exitCode = (await work(context)) ?? 0;
+	} catch (error) {
+		log.error(error);
+		process.exitCode = printError(error, options, cancellation.exitStatus());
+	} finally {
+		file?.close();
+		cancellation.dispose();
+	}
+}
+
+function openTranscript(path: string | undefined, tell: (text: string) => void): FileTranscript | undefined {
+	if (path === undefined) return undefined;
+	try {
+		return new FileTranscript(path, error => {
+			tell(`the transcript ${path} ends here: ${error.message}`);
+		});
+	} catch (error) {
+		throw new UsageError(`cannot write the transcript ${path}: ${asError(error).message}`, {cause: error});
+	}
+}
+
+/** Also for what goes wrong before a command is known. Returns the exit status. */
+export function printError(
+	error: unknown,
+	options: Pick<GlobalOptions, 'json' | 'debug'>,
+	cancelledStatus?: number,
+): number {
+	const report = reportOf(error);
+	const exitCode = report.code === 'CANCELLED' ? (cancelledStatus ?? report.exitCode) : report.exitCode;
+	if (options.json) printResult(toJson({messageType: 'exit_error', ...report, exitCode}));
+	printNote(`${styled('red', 'quiesce:')} ${report.message}`);
+	for (const text of report.also) printNote(`  and then: ${text}`);
+	if (report.hint !== undefined) printNote(`  Try: ${report.hint}`);
+	if (options.debug && error instanceof Error) printNote(stackOf(error));
+	return exitCode;
+}
+
+function stackOf(error: Error): string {
+	const cause = error.cause instanceof Error ? `\ncaused by ${stackOf(error.cause)}` : '';
+	return `${error.stack ?? error.message}${cause}`;
+}

@@ -1,0 +1,39 @@
+import {CancelledError} from '../errors.ts';
+import {printNote} from './terminal.ts';
+
+const EXIT_STATUS = {SIGINT: 130, SIGTERM: 143, SIGHUP: 129} as const;
+type EndingSignal = keyof typeof EXIT_STATUS;
+
+export interface Cancellation {
+	readonly signal: AbortSignal;
+	/** The status that the signal which came asks for. */
+	exitStatus(): number | undefined;
+	dispose(): void;
+}
+
+/** The first of these signals cancels, and what was begun is undone; the second one ends the program at once. */
+export function cancelOnSignals(): Cancellation {
+	const controller = new AbortController();
+	let first: EndingSignal | undefined;
+	const onSignal = (name: EndingSignal): void => {
+		if (first !== undefined) {
+			printNote(
+				'stopped at once. A frozen guest is thawed by the thaw guard within two seconds; what else is left ' +
+					'in the VM and the repository is undone by the next `quiesce backup` of this VM',
+			);
+			process.exit(EXIT_STATUS[name]);
+		}
+		first = name;
+		printNote('cancelled: undoing what was begun (once more to stop at once)');
+		controller.abort(new CancelledError());
+	};
+	const names = Object.keys(EXIT_STATUS) as EndingSignal[];
+	for (const name of names) process.on(name, onSignal);
+	return {
+		signal: controller.signal,
+		exitStatus: () => (first === undefined ? undefined : EXIT_STATUS[first]),
+		dispose: () => {
+			for (const name of names) process.removeListener(name, onSignal);
+		},
+	};
+}

@@ -1,0 +1,55 @@
+import type {Argv} from 'yargs';
+import {parseAddress, type SocketAddress} from '../config/address.ts';
+import {UsageError} from '../errors.ts';
+import type {VmSockets} from '../operations/vm-session.ts';
+
+export interface VmOptions {
+	readonly vm?: string | undefined;
+	readonly qmp?: string | undefined;
+	readonly agent?: string | undefined;
+	readonly name?: string | undefined;
+}
+
+export function vmOptions<Options>(yargs: Argv<Options>): Argv<Options & VmOptions> {
+	return yargs
+		.positional('vm', {type: 'string', describe: 'A VM of this host: its name, UUID or process id'})
+		.option('qmp', {
+			type: 'string',
+			describe: "The VM's QMP monitor, instead of VM: unix:/path or tcp:host:port",
+			group: 'VM:',
+		})
+		.option('agent', {type: 'string', describe: "The guest agent's socket, as for --qmp", group: 'VM:'})
+		.option('name', {type: 'string', describe: 'What to call a VM that has no name of its own', group: 'VM:'});
+}
+
+/** The agent's socket alone, for what needs no monitor. */
+export async function agentOf(options: VmOptions): Promise<SocketAddress> {
+	if (options.vm === undefined && options.agent !== undefined) return parseAddress(options.agent);
+	const {agent} = await socketsOf(options);
+	if (agent) return agent;
+	throw new UsageError('no guest agent is known for this VM', {
+		hint: 'Name its socket with --agent. It is that of a virtserialport called org.qemu.guest_agent.0.',
+	});
+}
+
+/** The sockets that the options name, or those of the VM of this host that they name. */
+export async function socketsOf({vm, qmp, agent, name}: VmOptions): Promise<VmSockets> {
+	if (qmp !== undefined) {
+		if (vm !== undefined) throw new UsageError('give either VM or --qmp, not both');
+		return {qmp: parseAddress(qmp), agent: agent === undefined ? undefined : parseAddress(agent), name};
+	}
+	if (vm === undefined) {
+		throw new UsageError('no VM is named', {
+			hint: 'Name one of those that `quiesce discover` lists, or a monitor with --qmp.',
+		});
+	}
+	const {findVm} = await import('../operations/discover.ts');
+	const found = await findVm(vm);
+	const [monitor] = found.monitors;
+	if (!monitor) {
+		throw new UsageError(`VM ${vm} has no QMP monitor on a socket`, {
+			hint: 'Start it with -qmp unix:/path,server=on,wait=off.',
+		});
+	}
+	return {qmp: monitor, agent: agent === undefined ? found.agent : parseAddress(agent), name: name ?? found.name};
+}

@@ -1,0 +1,21 @@
+/**
+ * The library: what the command line is made of. Operations are cold Observables of typed messages, cancelled by an
+ * AbortSignal; the QMP client stands by itself.
+ */
+export {backup} from './operations/backup.ts';
+export type {BackupMessage, BackupPlan, BackupRequest, CutRecord, DiskProgress} from './operations/backup-messages.ts';
+export {discover, type DiscoveredVm} from './operations/discover.ts';
+export {inspect, type VmReport} from './operations/inspect.ts';
+export {list, type ListMessage, type ListOptions} from './operations/list.ts';
+export {restore, type RestoredDisk, type RestoreMessage, type RestoreOptions} from './operations/restore.ts';
+export {thaw, type ThawReport} from './operations/thaw.ts';
+export {verify, type VerifyMessage, type VerifyOptions} from './operations/verify.ts';
+export type {VmSockets} from './operations/vm-session.ts';
+export {formatAddress, parseAddress, type SocketAddress} from './config/address.ts';
+export {QuiesceError, UsageError, CancelledError, type ErrorCode} from './errors.ts';
+export {GuestAgent, type AgentInfo, type AgentOptions, type AgentStatus} from './guest-agent/agent.ts';
+export {QmpConnection, type QmpOptions} from './qmp/connection.ts';
+export {QmpCommandError, QmpDisconnectedError, QmpOutcomeUnknownError, QmpTimeoutError} from './qmp/errors.ts';
+export type {QmpCommandName, QmpCommands, QmpEvent, QmpEventName, QmpEvents} from './qmp/schema.ts';
+export type {Machine} from './repository/machine.ts';
+export type {PointManifest, StoredDisk} from './repository/manifest.ts';

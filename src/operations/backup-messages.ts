@@ -1,0 +1,55 @@
+import type {Consistency, FreezeRecord, PointManifest} from '../repository/manifest.ts';
+import type {SinkName} from '../sink/sink.ts';
+import type {DiskSelection} from './select-disks.ts';
+import type {QuiesceRequest} from './with-quiescer.ts';
+
+export interface BackupRequest extends QuiesceRequest, DiskSelection {
+	/** The repository's folder, which must exist; an empty one becomes a repository. */
+	readonly repository: string;
+	readonly sink: SinkName;
+	readonly compression: 'none' | 'zstd';
+	/** For each disk. */
+	readonly speedBytesPerSecond?: number | undefined;
+	/** Plan, and stop there. */
+	readonly dryRun?: boolean;
+}
+
+export interface BackupPlan {
+	readonly vm: string;
+	readonly run: string;
+	readonly disks: readonly {readonly name: string; readonly sizeBytes: number; readonly format: string}[];
+	readonly skipped: readonly {readonly name: string; readonly reason: string}[];
+	/** Whether the guest will be frozen. */
+	readonly quiesce: boolean;
+	readonly method: 'push';
+	readonly sink: SinkName;
+	readonly compression: 'none' | 'zstd';
+}
+
+export interface DiskProgress {
+	readonly disk: string;
+	readonly doneBytes: number;
+	readonly totalBytes: number;
+}
+
+export type BackupMessage =
+	/** A leftover of an earlier run was undone. */
+	| {readonly kind: 'recovered'; readonly text: string}
+	| {readonly kind: 'warning'; readonly text: string}
+	| {readonly kind: 'planned'; readonly plan: BackupPlan}
+	/** The point's instant has passed, and the guest goes on. */
+	| ({readonly kind: 'cut'} & CutRecord)
+	| {readonly kind: 'progress'; readonly disks: readonly DiskProgress[]}
+	/** All is copied; files are being closed, checked and made durable. */
+	| {readonly kind: 'settling'}
+	| {readonly kind: 'finished'; readonly manifest: PointManifest; readonly folder: string};
+
+/** What is known of the instant that a point captures. */
+export interface CutRecord {
+	/** RFC 3339. */
+	readonly at: string;
+	readonly consistency: Consistency;
+	readonly freeze: FreezeRecord | null;
+	/** Why it is not as good as was asked for. */
+	readonly degraded?: string;
+}

@@ -1,0 +1,59 @@
+import type {BlockGraph} from '../block/graph.ts';
+import type {SocketAddress} from '../config/address.ts';
+import {redactSecrets} from '../host/command-line.ts';
+import {processServing} from '../host/processes.ts';
+import type {QmpConnection} from '../qmp/connection.ts';
+import {QmpCommandError} from '../qmp/errors.ts';
+import type {Machine} from '../repository/machine.ts';
+import type {VmSession} from './vm-session.ts';
+
+export interface CapturedMachine {
+	readonly machine: Machine;
+	/** The user that QEMU runs as, where it is another than ours. */
+	readonly qemuUid: number | undefined;
+}
+
+/** What is needed to start the VM again: QEMU's own answers, and its command line where this host can show it. */
+export async function captureMachine(
+	vm: VmSession,
+	monitor: SocketAddress,
+	graph: BlockGraph,
+): Promise<CapturedMachine> {
+	const found = 'unix' in monitor ? await processServing(monitor.unix) : undefined;
+	return {
+		qemuUid: found?.uid === process.getuid?.() ? undefined : found?.uid,
+		machine: {
+			format: 1,
+			name: vm.name,
+			uuid: vm.uuid ?? null,
+			machineType: await machineType(vm.qmp),
+			qemuVersion: vm.version,
+			binary: found?.argv[0] ?? null,
+			commandLine: found ? redactSecrets(found.argv.slice(1)) : null,
+			disks: graph.disks.flatMap(({name, backend, medium}) =>
+				medium === undefined
+					? []
+					: [
+							{
+								name,
+								filename: medium.filename,
+								format: medium.format,
+								nodeNames: [medium.node, medium.rootNode, ...(backend === undefined ? [] : [backend])],
+							},
+						],
+			),
+			capturedAt: new Date().toISOString(),
+		},
+	};
+}
+
+/** With its version, such as `pc-q35-7.2`: an alias may mean another machine in the next QEMU. */
+async function machineType(qmp: QmpConnection): Promise<string | null> {
+	try {
+		const type = await qmp.execute('qom-get', {path: '/machine', property: 'type'});
+		return typeof type === 'string' ? type.replace(/-machine$/, '') : null;
+	} catch (error) {
+		if (error instanceof QmpCommandError) return null;
+		throw error;
+	}
+}

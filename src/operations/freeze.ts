@@ -1,0 +1,139 @@
+import {type ChildProcess, spawn} from 'node:child_process';
+import {once} from 'node:events';
+import os from 'node:os';
+import {newRunId} from '../block/names.ts';
+import type {SocketAddress} from '../config/address.ts';
+import {asError, errnoOf, QuiesceError, UsageError} from '../errors.ts';
+import {freezeLastingly, type FreezeWindow} from '../guest-agent/freeze-window.ts';
+import {agentLockKey} from '../guest-agent/frozen-marker.ts';
+import {type HostLock, takeLock} from '../host/lock.ts';
+import type {Transcript} from '../qmp/transcript.ts';
+import {openQuiescer, type Quiescer} from './quiescer.ts';
+
+/** Between the request to end and the end by force. */
+const GRACE_MS = 5_000;
+/** The guard acts only when this program has failed to. */
+const GUARD_MARGIN_MS = 15_000;
+
+export interface FreezeRequest {
+	readonly agent: SocketAddress;
+	readonly freezeTimeoutMs: number;
+	/** How long the guest may stay frozen. */
+	readonly holdMs: number;
+	readonly mountpoints?: readonly string[] | undefined;
+	readonly signal: AbortSignal;
+	readonly transcript?: Transcript | undefined;
+	readonly tell: (what: string) => void;
+}
+
+export interface LastingFreeze {
+	readonly fileSystems: number;
+	/** RFC 3339: when the guard thaws the guest, if nobody has. */
+	readonly until: string;
+}
+
+/** Freezes and returns, with the guest frozen: until `thaw`, or until the guard thaws it after `holdMs`. */
+export function freezeUntilThawed(request: FreezeRequest): Promise<LastingFreeze> {
+	return withQuiescerOf(request, request.holdMs, async ({agent, guard}, run, lock) => {
+		const until = new Date(Date.now() + request.holdMs).toISOString();
+		const {freezeTimeoutMs: timeoutMs, mountpoints, holdMs} = request;
+		const fileSystems = await freezeLastingly(
+			agent,
+			guard,
+			{run, timeoutMs, mountpoints, holdMs},
+			{
+				doing: `a freeze that lasts until ${until}`,
+				// The guard takes the lock over.
+				releaseLock: () => lock.release(),
+			},
+		);
+		return {fileSystems, until};
+	});
+}
+
+export interface FrozenCommand {
+	/** That of the command; 128 and its signal's number if a signal ended it. */
+	readonly exitStatus: number;
+	readonly window: FreezeWindow;
+}
+
+/**
+ * Runs a program while the guest is frozen, with our own standard streams. Thaws on every path: after `holdMs`, or when
+ * aborted, the program is ended first. Throws if the guest was not frozen; then the program did not run.
+ */
+export function freezeAround(request: FreezeRequest, argv: readonly string[]): Promise<FrozenCommand> {
+	const [program, ...args] = argv;
+	if (program === undefined) throw new UsageError('no command is named after --');
+	return withQuiescerOf(request, request.holdMs + GRACE_MS + GUARD_MARGIN_MS, async quiescer => {
+		const {value: exitStatus, window} = await quiescer.whileFrozen(() => {
+			request.signal.throwIfAborted();
+			return runProgram(program, args, request);
+		});
+		return {exitStatus, window};
+	});
+}
+
+async function withQuiescerOf<Value>(
+	request: FreezeRequest,
+	holdMs: number,
+	use: (quiescer: Quiescer, run: string, lock: HostLock) => Promise<Value>,
+): Promise<Value> {
+	const run = newRunId();
+	const holder = {pid: process.pid, run, doing: 'a freeze'};
+	const lock = await takeLock(await agentLockKey(request.agent), 'the guest', holder);
+	try {
+		const quiescer = await openQuiescer(request.agent, {...request, run, holdMs});
+		try {
+			quiescer.recovered.forEach(request.tell);
+			return await use(quiescer, run, lock);
+		} finally {
+			quiescer.close();
+		}
+	} finally {
+		await lock.release();
+	}
+}
+
+async function runProgram(
+	program: string,
+	args: readonly string[],
+	{holdMs, signal}: Pick<FreezeRequest, 'holdMs' | 'signal'>,
+): Promise<number> {
+	const child = spawn(program, args, {stdio: 'inherit'});
+	const exit = once(child, 'exit');
+	let why: unknown;
+	const end = (reason: unknown): void => {
+		why = reason;
+		endProgram(child);
+	};
+	const onAbort = (): void => {
+		end(signal.reason);
+	};
+	const timer = setTimeout(() => {
+		end(new QuiesceError('FAILED', `${program} ran longer than ${holdMs / 1000} s while the guest was frozen`));
+	}, holdMs);
+	signal.addEventListener('abort', onAbort, {once: true});
+	try {
+		const [code, name] = (await exit) as [number | null, NodeJS.Signals | null];
+		if (why !== undefined) throw asError(why);
+		return code ?? 128 + signalNumber(name);
+	} catch (error) {
+		if (errnoOf(error) === undefined) throw error;
+		throw new QuiesceError('FAILED', `cannot run ${program}: ${asError(error).message}`, {cause: error});
+	} finally {
+		clearTimeout(timer);
+		signal.removeEventListener('abort', onAbort);
+	}
+}
+
+function endProgram(child: ChildProcess): void {
+	child.kill('SIGTERM');
+	const timer = setTimeout(() => child.kill('SIGKILL'), GRACE_MS);
+	child.once('exit', () => {
+		clearTimeout(timer);
+	});
+}
+
+function signalNumber(name: NodeJS.Signals | null): number {
+	return name === null ? 0 : os.constants.signals[name];
+}

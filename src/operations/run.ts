@@ -1,0 +1,47 @@
+import fs from 'node:fs/promises';
+import path from 'node:path';
+import {newRunId} from '../block/names.ts';
+import {type HostLock, isLocked, takeLock} from '../host/lock.ts';
+import {runtimeFolder} from '../host/runtime-folder.ts';
+
+const FOLDER_PREFIX = 'run-';
+
+/** One execution: its id, the lock that shows it is alive, and a folder for its sockets. */
+export interface Run {
+	readonly id: string;
+	/** Mode 0700. */
+	readonly folder: string;
+	/** Ends the run, and removes its folder. */
+	end(): Promise<void>;
+}
+
+export async function beginRun(doing: string): Promise<Run> {
+	const id = newRunId();
+	const lock: HostLock = await takeLock(lockKey(id), `run ${id}`, {pid: process.pid, run: id, doing});
+	const folder = path.join(await runtimeFolder(), `${FOLDER_PREFIX}${id}`);
+	await fs.mkdir(folder, {mode: 0o700});
+	return {
+		id,
+		folder,
+		end: async () => {
+			await fs.rm(folder, {recursive: true, force: true});
+			await lock.release();
+		},
+	};
+}
+
+/** Whether a run goes on, on this host. */
+export function isAlive(run: string): Promise<boolean> {
+	return isLocked(lockKey(run));
+}
+
+/** The folders of runs on this host that were not ended, each with its run. */
+export async function runFolders(): Promise<{run: string; folder: string}[]> {
+	const root = await runtimeFolder();
+	const names = (await fs.readdir(root)).filter(name => name.startsWith(FOLDER_PREFIX));
+	return names.map(name => ({run: name.slice(FOLDER_PREFIX.length), folder: path.join(root, name)}));
+}
+
+function lockKey(run: string): string {
+	return `run ${run}`;
+}

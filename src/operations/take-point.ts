@@ -1,0 +1,211 @@
+import {concat, concatMap, defer, EMPTY, from, map, type Observable, of} from 'rxjs';
+import type {Cut} from '../cut/cut.ts';
+import {preparePush} from '../cut/push.ts';
+import {AgentError} from '../guest-agent/errors.ts';
+import type {FreezeWindow} from '../guest-agent/freeze-window.ts';
+import {JobError} from '../jobs/errors.ts';
+import {type JobProgress, runJobs} from '../jobs/run-jobs.ts';
+import type {Machine} from '../repository/machine.ts';
+import type {FreezeRecord} from '../repository/manifest.ts';
+import {createPartialPoint, type PartialPoint} from '../repository/partial-point.ts';
+import type {Point} from '../repository/points.ts';
+import type {Repository} from '../repository/repository.ts';
+import {aborted} from '../rx/aborted.ts';
+import {scoped} from '../rx/scoped.ts';
+import {openDaemonSink} from '../sink/daemon.ts';
+import {openInlineSink} from '../sink/inline.ts';
+import type {OpenSink, Sink, SinkName} from '../sink/sink.ts';
+import type {BackupMessage, BackupRequest, CutRecord, DiskProgress} from './backup-messages.ts';
+import {isQuiesceFailure, type Quiescer} from './quiescer.ts';
+import {reachAgain} from './reach-again.ts';
+import type {Run} from './run.ts';
+import type {DiskWithMedium} from './select-disks.ts';
+import {unwindInside} from './unwind.ts';
+import type {VmSession} from './vm-session.ts';
+import {watchSpace} from './watch-space.ts';
+import {lostErrors} from './with-vm.ts';
+import {programVersion} from '../version.ts';
+
+export interface PointTask {
+	readonly request: BackupRequest;
+	readonly vm: VmSession;
+	readonly run: Run;
+	readonly repository: Repository;
+	readonly quiescer: Quiescer | undefined;
+	readonly disks: readonly DiskWithMedium[];
+	readonly skipped: readonly {readonly name: string; readonly reason: string}[];
+	readonly warnings: readonly string[];
+	readonly machine: Machine;
+	readonly qemuUid: number | undefined;
+}
+
+const SINKS: Record<SinkName, OpenSink> = {daemon: openDaemonSink, inline: openInlineSink};
+
+/**
+ * The partial point around the nodes in QEMU around the sink around the jobs: on a failure each is undone before the
+ * one around it.
+ */
+export function takePoint(task: PointTask): Observable<BackupMessage> {
+	const {request, vm, run, repository} = task;
+	const onLostError = lostErrors(request);
+	return scoped({
+		acquire: () => createPartialPoint(repository, vm.name, new Date(), run.id),
+		release: (partial, outcome) => (outcome === 'completed' ? EMPTY : partial.abandon()),
+		onLostError,
+		use: partial =>
+			scoped({
+				acquire: () => Promise.resolve(),
+				release: (_, outcome) => (outcome === 'completed' ? EMPTY : unwind(task)),
+				onLostError,
+				use: () =>
+					scoped({
+						acquire: () => openSink(task, partial),
+						release: (sink, outcome) => (outcome === 'completed' ? EMPTY : abandon(task, sink)),
+						onLostError,
+						use: sink => copyAndSettle(task, partial, sink),
+					}),
+			}),
+	});
+}
+
+function openSink({request, vm, run, disks, qemuUid}: PointTask, partial: PartialPoint): Promise<Sink> {
+	return SINKS[request.sink]({
+		qmp: vm.qmp,
+		run: run.id,
+		folder: run.folder,
+		disks: disks.map(({name, fileName, medium}) => ({
+			name,
+			path: partial.path(`${fileName}.qcow2`),
+			sizeBytes: medium.virtualSize,
+		})),
+		compression: request.compression,
+		qemuUid,
+		transcript: request.transcript,
+	});
+}
+
+function copyAndSettle(task: PointTask, partial: PartialPoint, sink: Sink): Observable<BackupMessage> {
+	const {request, vm, run, disks, repository} = task;
+	return defer(() =>
+		preparePush({
+			qmp: vm.qmp,
+			run: run.id,
+			disks: disks.map(({name, medium}) => ({name, node: medium.node, target: sink.nodeOf(name)})),
+			compress: sink.jobCompresses,
+			speedBytesPerSecond: request.speedBytesPerSecond,
+		}),
+	).pipe(
+		concatMap(cut => {
+			let record: CutRecord | undefined;
+			const copied$ = runJobs(vm.qmp, cut.jobs, () => takeCut(task, cut), {
+				watchers$: [aborted(request.signal), defer(() => from(sink.broken)), watchSpace(repository.path)],
+			}).pipe(
+				map((message): BackupMessage => {
+					if (message.kind === 'progress') return {kind: 'progress', disks: progressOf(cut, message.jobs)};
+					record = message.value;
+					return {kind: 'cut', ...record};
+				}),
+			);
+			const settled$ = defer(async (): Promise<BackupMessage> => {
+				if (!record) throw new Error('the jobs ended before the cut');
+				await sink.settle();
+				request.signal.throwIfAborted();
+				const {manifest, folder} = await finish(task, partial, record);
+				return {kind: 'finished', manifest, folder};
+			});
+			return concat(copied$, of({kind: 'settling' as const}), settled$);
+		}),
+	);
+}
+
+function finish(task: PointTask, partial: PartialPoint, cut: CutRecord): Promise<Point> {
+	const {request, vm, disks, skipped, warnings, machine} = task;
+	return partial.finish(
+		{
+			uuid: vm.uuid ?? null,
+			kind: 'full',
+			parent: null,
+			cutAt: cut.at,
+			consistency: cut.consistency,
+			freeze: cut.freeze,
+			qemu: {version: vm.version, package: vm.qmp.version.package},
+			tool: {version: programVersion()},
+			method: 'push',
+			sink: request.sink,
+			compression: request.compression,
+			disks: disks.map(({name, fileName, deviceType, medium}) => ({
+				name,
+				file: `${fileName}.qcow2`,
+				sizeBytes: medium.virtualSize,
+				format: medium.format,
+				deviceType: deviceType ?? null,
+			})),
+			skipped,
+			warnings: cut.degraded === undefined ? warnings : [...warnings, cut.degraded],
+		},
+		machine,
+		{signal: request.signal},
+	);
+}
+
+/** The cut, in a frozen guest if there is a quiescer. Under `require` anything less than a sound freeze fails. */
+async function takeCut({request, quiescer}: PointTask, cut: Cut): Promise<CutRecord> {
+	const take = async (): Promise<string> => {
+		request.signal.throwIfAborted();
+		const at = new Date().toISOString();
+		await cut.take();
+		progress.isTaken = true;
+		return at;
+	};
+	const progress = {isTaken: false};
+	if (!quiescer) return {at: await take(), consistency: 'crash-consistent', freeze: null};
+	try {
+		const {value: at, window} = await quiescer.whileFrozen(take);
+		const freeze = freezeRecord(window);
+		if (window.doubt === undefined) return {at, consistency: 'quiesced', freeze};
+		if (request.quiesce === 'require') throw new AgentError(`the freeze did not hold: ${window.doubt}`);
+		return {at, consistency: 'crash-consistent', freeze, degraded: `the freeze did not hold: ${window.doubt}`};
+	} catch (error) {
+		if (request.quiesce === 'require' || progress.isTaken || !isQuiesceFailure(error)) throw error;
+		return {at: await take(), consistency: 'crash-consistent', freeze: null, degraded: error.message};
+	}
+}
+
+function freezeRecord({frozen, freezeMs, heldMs, thawMs}: FreezeWindow): FreezeRecord {
+	return {
+		fileSystems: frozen,
+		freezeSeconds: freezeMs / 1000,
+		heldSeconds: heldMs / 1000,
+		thawSeconds: thawMs / 1000,
+	};
+}
+
+function progressOf({jobs}: Cut, progress: readonly JobProgress[]): DiskProgress[] {
+	return progress.map(({id, current, total}) => ({
+		disk: jobs.find(job => job.id === id)?.label ?? id,
+		doneBytes: current,
+		totalBytes: total,
+	}));
+}
+
+/** Leaves nothing of the run in QEMU. A guest that our own full target has stopped goes on. */
+async function unwind({request, vm, run}: PointTask): Promise<void> {
+	await reachAgain(vm.qmp, request.sockets, async qmp => {
+		await unwindInside(qmp, run.id);
+		const {status} = await qmp.execute('query-status');
+		if (!vm.running || status !== 'io-error') return;
+		await qmp.execute('cont');
+		request.tell('the VM had been paused by an I/O error while the copy failed, and runs again');
+	});
+}
+
+/** A job whose target hangs does not end before the target has gone; the scope around tries it again then. */
+async function abandon(task: PointTask, sink: Sink): Promise<void> {
+	try {
+		await unwind(task);
+	} catch (error) {
+		if (!(error instanceof JobError)) throw error;
+	} finally {
+		await sink.abandon();
+	}
+}

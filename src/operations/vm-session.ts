@@ -1,0 +1,66 @@
+import {type SocketAddress, formatAddress} from '../config/address.ts';
+import {QuiesceError, UsageError} from '../errors.ts';
+import {QmpConnection} from '../qmp/connection.ts';
+import {QmpSchema} from '../qmp/introspection.ts';
+import type {Transcript} from '../qmp/transcript.ts';
+
+/** How a VM is reached. */
+export interface VmSockets {
+	readonly qmp: SocketAddress;
+	readonly agent?: SocketAddress | undefined;
+	/** What to call it where QEMU knows no name of its own. */
+	readonly name?: string | undefined;
+}
+
+/** The oldest QEMU whose answers this program has been shown to understand. */
+const OLDEST = {major: 7, minor: 2};
+const NO_UUID = '00000000-0000-0000-0000-000000000000';
+
+/** A monitor that answers, and who is behind it. */
+export interface VmSession {
+	readonly qmp: QmpConnection;
+	readonly schema: QmpSchema;
+	readonly name: string;
+	/** Undefined where QEMU was given none. */
+	readonly uuid: string | undefined;
+	/** The host-wide lock of this VM. */
+	readonly lockKey: string;
+	/** As in `7.2.22`. */
+	readonly version: string;
+	/** Whether the guest's processors ran when the session was opened, and QEMU's word for why not. */
+	readonly running: boolean;
+	readonly status: string;
+}
+
+/** Connects and asks who is there. The caller closes `qmp`. */
+export async function openVm(
+	sockets: VmSockets,
+	options: {signal?: AbortSignal | undefined; transcript?: Transcript | undefined} = {},
+): Promise<VmSession> {
+	const record = options.transcript?.of('qmp');
+	const qmp = await QmpConnection.open(sockets.qmp, {signal: options.signal, record});
+	try {
+		const {major, minor, micro} = qmp.version.qemu;
+		if (major < OLDEST.major || (major === OLDEST.major && minor < OLDEST.minor)) {
+			throw new QuiesceError('REFUSED', `this VM runs QEMU ${major}.${minor}.${micro}; 7.2 is the oldest supported`);
+		}
+		const [schema, {name}, {UUID}, {running, status}] = await Promise.all([
+			QmpSchema.read(qmp),
+			qmp.execute('query-name'),
+			qmp.execute('query-uuid'),
+			qmp.execute('query-status'),
+		]);
+		const uuid = UUID === NO_UUID ? undefined : UUID;
+		const called = name ?? uuid ?? sockets.name;
+		if (called === undefined) {
+			throw new UsageError('this VM has neither a name nor a UUID of its own', {
+				hint: 'Say what to call it with --name; or start QEMU with -name.',
+			});
+		}
+		const lockKey = `vm ${uuid ?? name ?? formatAddress(sockets.qmp)}`;
+		return {qmp, schema, name: called, uuid, lockKey, version: `${major}.${minor}.${micro}`, running, status};
+	} catch (error) {
+		await qmp.close();
+		throw error;
+	}
+}

@@ -1,0 +1,79 @@
+import {defer, EMPTY, type Observable} from 'rxjs';
+import type {SocketAddress} from '../config/address.ts';
+import {AgentError} from '../guest-agent/errors.ts';
+import {agentLockKey} from '../guest-agent/frozen-marker.ts';
+import {takeLock} from '../host/lock.ts';
+import {scoped} from '../rx/scoped.ts';
+import {isQuiesceFailure, openQuiescer, type QuiescePolicy, type Quiescer} from './quiescer.ts';
+import type {VmSession} from './vm-session.ts';
+import {lostErrors, type VmRequest} from './with-vm.ts';
+
+export interface QuiesceRequest extends VmRequest {
+	readonly quiesce: QuiescePolicy;
+	/** For the freeze, with the guest's hooks. */
+	readonly freezeTimeoutMs: number;
+	/** Only the file systems there, instead of all. */
+	readonly mountpoints?: readonly string[] | undefined;
+}
+
+/**
+ * Opens the agent as the policy wants it, under the lock of its guest. Under `never`, and under `try` where the guest
+ * cannot be frozen, `use` is called without a quiescer; in the second case with the reason.
+ */
+export function withQuiescer<Message>(
+	request: QuiesceRequest,
+	vm: VmSession,
+	run: string,
+	use: (quiescer: Quiescer | undefined, whyNot?: string) => Observable<Message>,
+): Observable<Message> {
+	const {quiesce: policy} = request;
+	return defer(() => {
+		if (policy === 'never') return use(undefined);
+		const agent = agentOf(request, vm);
+		if (!(agent instanceof AgentError)) return withAgent(request, agent, vm.name, run, use);
+		if (policy === 'require') throw agent;
+		return use(undefined, agent.message);
+	});
+}
+
+function agentOf({sockets}: QuiesceRequest, vm: VmSession): SocketAddress | AgentError {
+	if (!vm.running) return new AgentError(`the VM does not run (${vm.status}), so its guest agent cannot freeze it`);
+	return (
+		sockets.agent ??
+		new AgentError('no guest agent is known', {hint: 'Name its socket with --agent, or do without: --quiesce never.'})
+	);
+}
+
+function withAgent<Message>(
+	request: QuiesceRequest,
+	address: SocketAddress,
+	vm: string,
+	run: string,
+	use: (quiescer: Quiescer | undefined, whyNot?: string) => Observable<Message>,
+): Observable<Message> {
+	const onLostError = lostErrors(request);
+	const holder = {pid: process.pid, run, doing: 'a run that may freeze it'};
+	const open = async (): Promise<Quiescer | Error> => {
+		try {
+			return await openQuiescer(address, {...request, run});
+		} catch (error) {
+			if (request.quiesce === 'require' || !isQuiesceFailure(error)) throw error;
+			return error;
+		}
+	};
+	return scoped({
+		acquire: async () => takeLock(await agentLockKey(address), `the guest agent of ${vm}`, holder),
+		release: lock => lock.release(),
+		onLostError,
+		use: () =>
+			scoped({
+				acquire: open,
+				release: quiescer => {
+					if (!(quiescer instanceof Error)) quiescer.close();
+					return EMPTY;
+				},
+				onLostError,
+				use: quiescer => (quiescer instanceof Error ? use(undefined, quiescer.message) : use(quiescer)),
+			}),
+	});
+}

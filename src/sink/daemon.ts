@@ -1,0 +1,74 @@
+import fs from 'node:fs/promises';
+import path from 'node:path';
+import {objectName} from '../block/names.ts';
+import {createImage} from '../images/qemu-img.ts';
+import {shrinkImage} from '../images/shrink-image.ts';
+import {ALIGNMENT_BYTES, type DaemonImage, StorageDaemon} from '../images/storage-daemon.ts';
+import type {Sink, SinkContext} from './sink.ts';
+
+/** In the run's folder, from which a later run knows which process to end. */
+export const DAEMON_PID_FILE = 'daemon.pid';
+
+/**
+ * The images are opened by a storage daemon of ours, and the VM's QEMU writes to it over a Unix socket: it never opens
+ * the repository, so a hung target file cannot hang its threads, and a guest that breaks out of it finds no older point.
+ */
+export async function openDaemonSink(context: SinkContext): Promise<Sink> {
+	const {qmp, run, folder, compression} = context;
+	const socket = path.join(folder, 'nbd.sock');
+	const images = new Map<string, DaemonImage>();
+	for (const [index, {name, path: file, sizeBytes}] of context.disks.entries()) {
+		images.set(name, {name: `disk${index}`, path: file, sizeBytes, compress: compression === 'zstd'});
+	}
+	await Promise.all(
+		[...images.values()].map(image => createImage(image.path, {sizeBytes: roundUp(image.sizeBytes), compression})),
+	);
+	const daemon = await StorageDaemon.start(socket, {record: context.transcript?.of('daemon')});
+	const stopAll = async (): Promise<void> => {
+		await daemon.kill();
+		await fs.rm(socket, {force: true});
+	};
+	try {
+		await fs.writeFile(path.join(folder, DAEMON_PID_FILE), String(daemon.pid), {mode: 0o600});
+		await giveTo(context.qemuUid, folder, socket);
+		for (const [disk, image] of images) {
+			await daemon.serve(image);
+			await qmp.execute('blockdev-add', {
+				'driver': 'nbd',
+				'node-name': objectName(run, disk, 'target'),
+				'server': {type: 'unix', path: socket},
+				'export': image.name,
+			});
+		}
+	} catch (error) {
+		await stopAll();
+		throw error;
+	}
+	return {
+		nodeOf: disk => objectName(run, disk, 'target'),
+		jobCompresses: false,
+		broken: daemon.died,
+		settle: async () => {
+			for (const disk of images.keys())
+				await qmp.execute('blockdev-del', {'node-name': objectName(run, disk, 'target')});
+			for (const image of images.values()) await daemon.settle(image);
+			await daemon.stop();
+			for (const image of images.values()) {
+				if (image.sizeBytes !== roundUp(image.sizeBytes)) await shrinkImage(image.path, image.sizeBytes);
+			}
+		},
+		abandon: stopAll,
+	};
+}
+
+function roundUp(bytes: number): number {
+	return Math.ceil(bytes / ALIGNMENT_BYTES) * ALIGNMENT_BYTES;
+}
+
+/** Lets QEMU in where it runs as another user: to this one socket, and to nothing else of ours. */
+async function giveTo(uid: number | undefined, folder: string, socket: string): Promise<void> {
+	await fs.chmod(socket, 0o600);
+	if (uid === undefined) return;
+	await fs.chown(socket, uid, -1);
+	await fs.chmod(folder, 0o711);
+}
