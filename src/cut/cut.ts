@@ -24,6 +24,8 @@ export interface Cut {
 	readonly jobs: readonly NamedJob[];
 	/** The instant. Called while the guest may be frozen, so it does nothing that can be done before or after. */
 	take(): Promise<void>;
+	/** After the instant, with the guest running: lets the copy go on at its speed. */
+	copy(): Promise<void>;
 }
 
 export type CutMethod = 'push';

@@ -1,4 +1,5 @@
 import {type ChildProcess, spawn} from 'node:child_process';
+import type net from 'node:net';
 import path from 'node:path';
 import readline from 'node:readline';
 import type {Readable, Writable} from 'node:stream';
@@ -29,6 +30,8 @@ export class ThawGuard {
 		this.#child = child;
 		this.#input = input;
 		input.on('error', () => undefined);
+		// Pipes are sockets. A keeping guard must not hold this process back; where an answer is due its timer does.
+		for (const pipe of [input, output]) (pipe as net.Socket).unref();
 		this.#answers = readline.createInterface({input: output})[Symbol.asyncIterator]();
 	}
 

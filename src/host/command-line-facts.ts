@@ -5,7 +5,7 @@ import {type OptionString, optionValue, parseOptionString} from './option-string
 /** Where a character device can be reached: an address as QEMU sees it, an inherited descriptor, or why not. */
 export type Endpoint = SocketAddress | {readonly fd: number} | {readonly unusable: string};
 
-export interface MonitorFact {
+interface MonitorFact {
 	/** The character device's id, where it was given one. */
 	readonly chardev: string | undefined;
 	readonly endpoint: Endpoint;

@@ -5,7 +5,7 @@ import type {OptionItem} from './option-string.ts';
 import {textAt} from './option-items.ts';
 
 /** A block node among the options: the option's index, and the prefix of its keys there, such as `file.`. */
-export interface NodePlace {
+interface NodePlace {
 	readonly option: number;
 	readonly prefix: string;
 }

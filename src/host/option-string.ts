@@ -1,5 +1,5 @@
 export type JsonValue = string | number | boolean | null | JsonValue[] | JsonObject;
-export interface JsonObject {
+interface JsonObject {
 	[key: string]: JsonValue;
 }
 

@@ -53,7 +53,7 @@ async function readProcess(proc: string, pid: number): Promise<HostProcess | und
 }
 
 /** Not a zombie either: it has no arguments any more. */
-function isQemu({argv, exe}: HostProcess): boolean {
+export function isQemu({argv, exe}: HostProcess): boolean {
 	return argv.length > 0 && [exe, argv[0]].some(program => program !== undefined && isQemuName(program));
 }
 

@@ -12,6 +12,7 @@ import type {RecordMessage} from '../qmp/transcript.ts';
 const PROGRAM = 'qemu-storage-daemon';
 /** A process stuck in the kernel, on a dead file system, cannot be killed: it is left behind. */
 const KILL_MS = 3_000;
+const STOP_MS = 5_000;
 const KEPT_ERROR_BYTES = 4096;
 
 /** Compressed writes are of whole clusters (block/filter-compress.c), so an image has a whole number of them at first. */
@@ -56,7 +57,7 @@ export class StorageDaemon {
 
 	/** Resolves once it serves `socketPath`, which must not exist; the caller removes it afterwards. */
 	static async start(socketPath: string, options: {record?: RecordMessage | undefined} = {}): Promise<StorageDaemon> {
-		// The server is named on the command line, so that a later run can tell whose process this is.
+		// On the command line, because it is then there before anything can be asked of the daemon.
 		const server = `addr.type=unix,addr.path=${socketPath.replaceAll(',', ',,')}`;
 		const argv = ['--nbd-server', server, '--chardev', 'socket,id=quiesce,fd=3', '--monitor', 'chardev=quiesce'];
 		const child = spawn(PROGRAM, argv, {
@@ -115,10 +116,11 @@ export class StorageDaemon {
 		await this.#qmp.execute('blockdev-del', {'node-name': file['node-name']});
 	}
 
-	/** Ends it once all images are settled. */
+	/** Ends it once all images are settled: then nothing is lost if it has to be forced. */
 	async stop(): Promise<void> {
 		this.#told = true;
-		await Promise.all([this.#exit, this.#qmp.execute('quit').catch(() => undefined)]);
+		await this.#qmp.execute('quit').catch(() => undefined);
+		if (!(await this.#endsWithin(STOP_MS))) await this.kill();
 		await this.#qmp.close();
 	}
 
@@ -126,11 +128,17 @@ export class StorageDaemon {
 	async kill(): Promise<void> {
 		this.#told = true;
 		this.#child.kill('SIGKILL');
-		const patience = new AbortController();
-		await Promise.race([this.#exit, delay(KILL_MS, undefined, {signal: patience.signal})]);
-		patience.abort();
+		await this.#endsWithin(KILL_MS);
 		this.#child.unref();
 		await this.#qmp.close();
+	}
+
+	async #endsWithin(ms: number): Promise<boolean> {
+		const patience = new AbortController();
+		const tooLate = delay(ms, false, {signal: patience.signal}).catch(() => false);
+		const ended = await Promise.race([this.#exit.then(() => true), tooLate]);
+		patience.abort();
+		return ended;
 	}
 }
 

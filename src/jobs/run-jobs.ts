@@ -11,10 +11,12 @@ import {
 	merge,
 	type Observable,
 	ReplaySubject,
+	scan,
 	takeWhile,
 	timer,
 } from 'rxjs';
 import type {QmpConnection} from '../qmp/connection.ts';
+import {QmpCommandError} from '../qmp/errors.ts';
 import type {QmpJobInfo} from '../qmp/schema.ts';
 import {guardedBy} from '../rx/guarded-by.ts';
 import {JobError} from './errors.ts';
@@ -58,7 +60,7 @@ export function runJobs<Value>(
 		const states$ = new ReplaySubject<JobStates>(1);
 		const following = followStates(qmp, ids).subscribe(states$);
 		const phases$ = states$.pipe(
-			map(states => ({states, phase: phaseOf(states, ids)})),
+			scan((seen: Seen, states) => ({phase: nextPhase(seen.phase, states, ids), states}), NOTHING_SEEN),
 			distinctUntilChanged((before, after) => before.phase === after.phase),
 			concatMap(({states, phase}) => {
 				switch (phase) {
@@ -89,18 +91,31 @@ export function runJobs<Value>(
 	});
 }
 
-/** `ended`: one has concluded though not all were pending, or all have. */
-function phaseOf(states: JobStates, ids: readonly string[]): 'running' | 'pending' | 'ended' {
+/** `pending`: all were, and are being finalized. `ended`: all have concluded, or one has before that. */
+type Phase = 'running' | 'pending' | 'ended';
+
+interface Seen {
+	readonly phase: Phase;
+	readonly states: JobStates;
+}
+
+const NOTHING_SEEN: Seen = {phase: 'running', states: new Map()};
+
+function nextPhase(phase: Phase, states: JobStates, ids: readonly string[]): Phase {
 	const statuses = ids.map(id => states.get(id)?.status);
 	const hasEnded = (status: JobState['status']): boolean => status === 'concluded' || status === 'null';
 	if (statuses.every(hasEnded)) return 'ended';
-	if (statuses.every(status => status === 'pending')) return 'pending';
-	const finalizing = statuses.every(status => status === 'pending' || hasEnded(status));
-	return statuses.some(hasEnded) && !finalizing ? 'ended' : 'running';
+	if (phase === 'pending' || statuses.every(status => status === 'pending')) return 'pending';
+	return statuses.some(hasEnded) ? 'ended' : 'running';
 }
 
 async function finalizeAll(qmp: QmpConnection, ids: readonly string[]): Promise<void> {
-	for (const id of ids) await qmp.execute('job-finalize', {id});
+	for (const id of ids) {
+		await qmp.execute('job-finalize', {id}).catch((error: unknown) => {
+			// One that somebody else has cancelled or finalized is judged when it has concluded.
+			if (!(error instanceof QmpCommandError)) throw error;
+		});
+	}
 }
 
 async function settle(qmp: QmpConnection, jobs: readonly NamedJob[], states: JobStates): Promise<void> {
@@ -109,6 +124,11 @@ async function settle(qmp: QmpConnection, jobs: readonly NamedJob[], states: Job
 		const info = infos.find(candidate => candidate.id === id);
 		const reason = failureOf(info, states.get(id));
 		if (reason !== undefined) throw new JobError(`${label}: ${reason}`);
+	}
+	if (infos.some(({id, status}) => jobs.some(job => job.id === id) && status !== 'concluded')) {
+		const early = jobs.filter(({id}) => infos.some(info => info.id === id && info.status === 'concluded'));
+		const labels = early.map(({label}) => label).join(', ');
+		throw new JobError(`${labels}: another program finalized the job before every disk was copied`);
 	}
 	for (const {id} of jobs) await qmp.execute('job-dismiss', {id});
 }

@@ -1,7 +1,7 @@
 import {concat, concatMap, defer, EMPTY, mergeMap, type Observable, of} from 'rxjs';
 import {warnings as warningsOf} from '../block/coverage.ts';
 import {readBlockGraph} from '../block/read-graph.ts';
-import {openOrCreateRepository, type Repository} from '../repository/repository.ts';
+import {openOrCreateRepository, previewRepository, type Repository} from '../repository/repository.ts';
 import type {BackupMessage, BackupPlan, BackupRequest} from './backup-messages.ts';
 import {captureMachine} from './capture-machine.ts';
 import {checkSpace} from './check-space.ts';
@@ -20,11 +20,10 @@ import {withVm} from './with-vm.ts';
  */
 export function backup(request: BackupRequest): Observable<BackupMessage> {
 	return withVm(request, `backup since ${new Date().toISOString()}`, (vm, run) =>
-		defer(() => openOrCreateRepository(request.repository)).pipe(
+		defer(() => (request.dryRun === true ? previewRepository : openOrCreateRepository)(request.repository)).pipe(
 			concatMap(repository =>
 				concat(
-					defer(() => recoverLeftovers(vm.qmp)).pipe(mergeMap(texts => texts.map(recovered))),
-					defer(() => removeDeadPartials(repository, vm.name)).pipe(mergeMap(texts => texts.map(recovered))),
+					request.dryRun === true ? EMPTY : recoverAll(vm, repository),
 					withQuiescer(request, vm, run.id, (quiescer, whyNot) =>
 						concat(
 							(quiescer?.recovered ?? []).map(recovered),
@@ -35,6 +34,13 @@ export function backup(request: BackupRequest): Observable<BackupMessage> {
 			),
 		),
 	);
+}
+
+function recoverAll(vm: VmSession, repository: Repository): Observable<BackupMessage> {
+	return concat(
+		defer(() => recoverLeftovers(vm.qmp)),
+		defer(() => removeDeadPartials(repository, vm.name)),
+	).pipe(mergeMap(texts => texts.map(recovered)));
 }
 
 async function prepare(

@@ -27,7 +27,7 @@ export interface RecordedMachine {
 	readonly disks: readonly RecordedDisk[];
 }
 
-export interface RecordedDisk {
+interface RecordedDisk {
 	readonly name: string;
 	readonly filename: string | null;
 	readonly format: string;
@@ -132,6 +132,9 @@ function withRestored(
 		const image = images.get(file.disk);
 		const recorded = machine.disks.find(({name}) => name === file.disk);
 		const edited = image && replaceImage(options, image, file, recorded?.format ?? '');
+		if (edited && countKeys(edited) < countKeys(options)) {
+			notes.push(`disk ${file.disk} was encrypted; ${file.path} is not`);
+		}
 		if (edited) options = edited;
 		else
 			notes.push(
@@ -144,6 +147,13 @@ function withRestored(
 	}
 	// What was expanded and then left alone stays as it was written.
 	return {options: options.map((option, at) => (option === expanded[at] ? (original[at] ?? option) : option)), notes};
+}
+
+/** The options that decrypt images. */
+function countKeys(options: readonly CommandLineOption[]): number {
+	return optionsOf(options, 'drive', 'blockdev')
+		.flatMap(({items}) => items)
+		.filter(({key}) => /(?:^|\.)key-secret$/.test(key)).length;
 }
 
 /**

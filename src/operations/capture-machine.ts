@@ -1,7 +1,7 @@
 import type {BlockGraph} from '../block/graph.ts';
 import type {SocketAddress} from '../config/address.ts';
 import {redactSecrets} from '../host/command-line.ts';
-import {processServing} from '../host/processes.ts';
+import {isQemu, processServing} from '../host/processes.ts';
 import type {QmpConnection} from '../qmp/connection.ts';
 import {QmpCommandError} from '../qmp/errors.ts';
 import type {Machine} from '../repository/machine.ts';
@@ -19,7 +19,9 @@ export async function captureMachine(
 	monitor: SocketAddress,
 	graph: BlockGraph,
 ): Promise<CapturedMachine> {
-	const found = 'unix' in monitor ? await processServing(monitor.unix) : undefined;
+	const server = 'unix' in monitor ? await processServing(monitor.unix) : undefined;
+	// A proxy may stand before the monitor; its command line starts no VM.
+	const found = server && isQemu(server) ? server : undefined;
 	return {
 		qemuUid: found?.uid === process.getuid?.() ? undefined : found?.uid,
 		machine: {

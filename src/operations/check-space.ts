@@ -1,6 +1,6 @@
 import {QuiesceError} from '../errors.ts';
 import type {DiskWithMedium} from './select-disks.ts';
-import {freeBytes} from './watch-space.ts';
+import {freeBytes, LEAST_BYTES} from './watch-space.ts';
 
 /**
  * Refuses what cannot fit, before anything is begun: an uncompressed copy takes about what the disks have allocated.
@@ -12,10 +12,11 @@ export async function checkSpace(
 	disks: readonly DiskWithMedium[],
 ): Promise<string[]> {
 	const needed = disks.reduce((sum, {medium}) => sum + neededBytes(medium), 0);
-	const free = await freeBytes(repository);
+	// A copy that comes nearer to a full file system than this is stopped.
+	const free = Math.max(0, (await freeBytes(repository)) - LEAST_BYTES);
 	if (needed <= free) return [];
-	const words = `the disks hold up to ${mib(needed)} MiB, and ${repository} has ${mib(free)} MiB free`;
-	if (compression === 'zstd') return [`${words}: the copy has to compress well to fit`];
+	const words = `the disks hold up to ${mib(needed)} MiB, and ${repository} has ${mib(free)} MiB free to be used`;
+	if (compression === 'zstd' && free > 0) return [`${words}: the copy has to compress well to fit`];
 	throw new QuiesceError('FAILED', words, {hint: 'Free some space, or let the copy be compressed.'});
 }
 

@@ -1,33 +1,37 @@
 import fs from 'node:fs/promises';
-import path from 'node:path';
 import {setTimeout as delay} from 'node:timers/promises';
-import {errnoOf} from '../errors.ts';
-import {LockedError} from '../host/lock.ts';
+import {processServing} from '../host/processes.ts';
 import {JobError} from '../jobs/errors.ts';
+import {yank} from '../jobs/yank.ts';
 import type {QmpConnection} from '../qmp/connection.ts';
 import {stateOf} from '../repository/owner.ts';
 import {listPartials, removePartial} from '../repository/partial-point.ts';
 import type {Repository} from '../repository/repository.ts';
-import {DAEMON_PID_FILE} from '../sink/daemon.ts';
-import {isAlive, runFolders} from './run.ts';
-import {runsInside, unwindInside} from './unwind.ts';
+import {socketIn} from '../sink/daemon.ts';
+import {isAlive, requireDead, runFolders} from './run.ts';
+import {nodesOfRun, runsInside, unwindInside} from './unwind.ts';
 
 const KILL_WAIT_MS = 3_000;
+/** SS_CONNECTED in the kernel's table of Unix sockets. */
+const CONNECTED = '03';
 
 /**
  * Undoes what dead runs left in a VM and on this host: jobs, nodes, storage daemons, folders. Returns what it did, in
  * words. The caller holds the VM's lock, so a run that is alive in there is one that came by another name: it is left
- * alone, with a {@link LockedError}.
+ * alone, with a `LockedError`.
  */
 export async function recoverLeftovers(qmp: QmpConnection): Promise<string[]> {
 	const done: string[] = [];
-	for (const run of await runsInside(qmp)) {
-		if (await isAlive(run)) throw new LockedError('the VM', {pid: 0, run, doing: 'a run under another name'});
+	const inside = await runsInside(qmp);
+	for (const run of inside) {
+		await requireDead(run, 'the VM');
 		const removed = await unwindDead(qmp, run);
 		done.push(`removed ${removed.join(', ')}, left by run ${run}`);
 	}
 	for (const {run, folder} of await runFolders()) {
 		if (await isAlive(run)) continue;
+		// Another VM, where its jobs go on: they would fail the guest's writes, and the next run there ends them first.
+		if (!inside.has(run) && (await hasClients(socketIn(folder)))) continue;
 		if (await endDaemon(folder)) done.push(`ended the storage daemon of run ${run}`);
 		await fs.rm(folder, {recursive: true, force: true});
 	}
@@ -59,37 +63,33 @@ async function ageMs(folder: string): Promise<number> {
 	return Date.now() - (await fs.stat(folder)).mtimeMs;
 }
 
-/** A job whose daemon hangs only ends once that has gone. */
+/** A job whose daemon hangs only ends once it cannot reach that any more. */
 async function unwindDead(qmp: QmpConnection, run: string): Promise<string[]> {
 	try {
 		return await unwindInside(qmp, run);
 	} catch (error) {
+		if (!(error instanceof JobError)) throw error;
 		const found = (await runFolders()).find(candidate => candidate.run === run);
-		if (!(error instanceof JobError) || !found || !(await endDaemon(found.folder))) throw error;
+		if (found) await fs.rm(socketIn(found.folder), {force: true});
+		await yank(qmp, await nodesOfRun(qmp, run));
 		return unwindInside(qmp, run);
 	}
 }
 
-/** True if there was one to end. Its number is trusted only while its process still bears the folder's name. */
+/** True if there was one to end. Whatever serves the run's socket is the run's. */
 async function endDaemon(folder: string): Promise<boolean> {
-	const pid = Number(await readIfThere(path.join(folder, DAEMON_PID_FILE)));
-	if (!Number.isSafeInteger(pid) || pid <= 1 || !(await servesFrom(pid, folder))) return false;
-	process.kill(pid, 'SIGKILL');
-	for (let waited = 0; waited < KILL_WAIT_MS && (await servesFrom(pid, folder)); waited += 50) await delay(50);
+	const daemon = await processServing(socketIn(folder));
+	if (!daemon) return false;
+	process.kill(daemon.pid, 'SIGKILL');
+	for (let waited = 0; waited < KILL_WAIT_MS && (await processServing(socketIn(folder))); waited += 50) await delay(50);
 	return true;
 }
 
-/** Whether a process's command line names the folder. */
-async function servesFrom(pid: number, folder: string): Promise<boolean> {
-	const commandLine = await readIfThere(`/proc/${pid}/cmdline`);
-	return commandLine?.includes(folder) ?? false;
-}
-
-async function readIfThere(file: string): Promise<string | undefined> {
-	try {
-		return await fs.readFile(file, 'utf8');
-	} catch (error) {
-		if (errnoOf(error) === 'ENOENT' || errnoOf(error) === 'ESRCH') return undefined;
-		throw error;
-	}
+/** Whether a process is connected to a Unix socket that another serves. */
+async function hasClients(socket: string): Promise<boolean> {
+	const table = await fs.readFile('/proc/net/unix', 'utf8');
+	return table.split('\n').some(line => {
+		const [, , , , , state, , ...bound] = line.split(' ').filter(field => field !== '');
+		return state === CONNECTED && bound.join(' ') === socket;
+	});
 }

@@ -17,9 +17,15 @@ export interface Run {
 
 export async function beginRun(doing: string): Promise<Run> {
 	const id = newRunId();
-	const lock: HostLock = await takeLock(lockKey(id), `run ${id}`, {pid: process.pid, run: id, doing});
 	const folder = path.join(await runtimeFolder(), `${FOLDER_PREFIX}${id}`);
-	await fs.mkdir(folder, {mode: 0o700});
+	// In this order: a folder without its lock is one of a dead run.
+	const lock: HostLock = await takeLock(lockKey(id), `run ${id}`, {pid: process.pid, run: id, doing});
+	try {
+		await fs.mkdir(folder, {mode: 0o700});
+	} catch (error) {
+		await lock.release();
+		throw error;
+	}
 	return {
 		id,
 		folder,
@@ -33,6 +39,14 @@ export async function beginRun(doing: string): Promise<Run> {
 /** Whether a run goes on, on this host. */
 export function isAlive(run: string): Promise<boolean> {
 	return isLocked(lockKey(run));
+}
+
+/** Throws a `LockedError`, which says who is at work, if the run goes on. */
+export async function requireDead(run: string, what: string): Promise<void> {
+	if (!(await isAlive(run))) return;
+	// Refused, with what the holder says of itself, unless it has ended just now.
+	const lock = await takeLock(lockKey(run), what, {pid: process.pid, run, doing: 'recovery'});
+	await lock.release();
 }
 
 /** The folders of runs on this host that were not ended, each with its run. */

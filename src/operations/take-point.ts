@@ -97,7 +97,12 @@ function copyAndSettle(task: PointTask, partial: PartialPoint, sink: Sink): Obse
 	).pipe(
 		concatMap(cut => {
 			let record: CutRecord | undefined;
-			const copied$ = runJobs(vm.qmp, cut.jobs, () => takeCut(task, cut), {
+			const start = async (): Promise<CutRecord> => {
+				const taken = await takeCut(task, cut);
+				await cut.copy();
+				return taken;
+			};
+			const copied$ = runJobs(vm.qmp, cut.jobs, start, {
 				watchers$: [aborted(request.signal), defer(() => from(sink.broken)), watchSpace(repository.path)],
 			}).pipe(
 				map((message): BackupMessage => {

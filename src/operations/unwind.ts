@@ -21,7 +21,7 @@ export async function unwindInside(qmp: QmpConnection, run: string): Promise<str
 	const done = jobs.map(job => `job ${job.id}`);
 	// A node that another one uses can only go after it, so the ones above go in an earlier round.
 	for (;;) {
-		const left = (await namedNodes(qmp)).filter(name => runOf(name) === run);
+		const left = await nodesOfRun(qmp, run);
 		if (left.length === 0) return done;
 		const removed = await removeUnused(qmp, left);
 		if (removed.length === 0) {
@@ -31,6 +31,11 @@ export async function unwindInside(qmp: QmpConnection, run: string): Promise<str
 		}
 		done.push(...removed.map(name => `node ${name}`));
 	}
+}
+
+/** The names of what a run has, or has left, of nodes. */
+export async function nodesOfRun(qmp: QmpConnection, run: string): Promise<string[]> {
+	return (await namedNodes(qmp)).filter(name => runOf(name) === run);
 }
 
 async function removeUnused(qmp: QmpConnection, names: readonly string[]): Promise<string[]> {

@@ -3,7 +3,8 @@ import {concatMap, ignoreElements, type Observable, scan, throwError, timer, EMP
 import {QuiesceError} from '../errors.ts';
 
 const EVERY_MS = 200;
-const LEAST_BYTES = 16 * 1024 * 1024;
+/** What stays free, at the least. */
+export const LEAST_BYTES = 16 * 1024 * 1024;
 
 /** Bytes that an unprivileged writer finds free. */
 export async function freeBytes(folder: string): Promise<number> {

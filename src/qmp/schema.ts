@@ -20,6 +20,7 @@ export interface QmpCommands {
 	'query-jobs': {arguments: undefined; return: QmpJobInfo[]};
 	'job-cancel': {arguments: {id: string}; return: QmpNothing};
 	'job-dismiss': {arguments: {id: string}; return: QmpNothing};
+	'block-job-set-speed': {arguments: {device: string; speed: number}; return: QmpNothing};
 	'job-finalize': {arguments: {id: string}; return: QmpNothing};
 	'blockdev-add': {arguments: QmpBlockdevOptions; return: QmpNothing};
 	'blockdev-del': {arguments: {'node-name': string}; return: QmpNothing};

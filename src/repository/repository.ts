@@ -33,6 +33,19 @@ export async function openRepository(folder: string): Promise<Repository> {
 	});
 }
 
+/** As {@link openOrCreateRepository}, to plan only: an empty folder stays one, and its repository has no id yet. */
+export async function previewRepository(folder: string): Promise<Repository> {
+	const real = await realFolder(folder);
+	try {
+		await fs.access(real, constants.W_OK | constants.X_OK);
+		const found = await read(real);
+		if (!found) await requireEmpty(real);
+		return found ?? {path: real, id: ''};
+	} catch (error) {
+		throw fileError('write to the repository', real, error);
+	}
+}
+
 /** Opens a repository to write to it; a folder that exists and is empty becomes one. */
 export async function openOrCreateRepository(folder: string): Promise<Repository> {
 	const real = await realFolder(folder);
@@ -75,16 +88,19 @@ async function read(real: string): Promise<Repository | undefined> {
 /** What an empty file system has, and what a run leaves that dies below. */
 const notContent = /^(lost\+found|\.repository\.[0-9a-f-]+\.new)$/;
 
-async function create(real: string): Promise<Repository> {
+async function requireEmpty(real: string): Promise<void> {
 	const content = (await fs.readdir(real)).filter(name => !notContent.test(name));
-	if (content.length > 0) {
+	if (content.length === 0) return;
+	throw new QuiesceError('NO_REPOSITORY', `${real} is not a repository, and not empty`, {
+		hint: 'Name a repository or an empty folder.',
+	});
+}
+
+async function create(real: string): Promise<Repository> {
+	await requireEmpty(real).catch(async (error: unknown) => {
 		// Another run may have been faster.
-		const found = content.includes(REPOSITORY_FILE) ? await read(real) : undefined;
-		if (found) return found;
-		throw new QuiesceError('NO_REPOSITORY', `${real} is not a repository, and not empty`, {
-			hint: 'Name a repository or an empty folder.',
-		});
-	}
+		if (!(await read(real))) throw error;
+	});
 	const id = randomUUID();
 	const fresh = path.join(real, `.repository.${id}.new`);
 	try {

@@ -4,10 +4,13 @@ import {objectName} from '../block/names.ts';
 import {createImage} from '../images/qemu-img.ts';
 import {shrinkImage} from '../images/shrink-image.ts';
 import {ALIGNMENT_BYTES, type DaemonImage, StorageDaemon} from '../images/storage-daemon.ts';
+import {yank} from '../jobs/yank.ts';
 import type {Sink, SinkContext} from './sink.ts';
 
-/** In the run's folder, from which a later run knows which process to end. */
-export const DAEMON_PID_FILE = 'daemon.pid';
+/** In the run's folder: whatever serves it is the run's, and a later run ends it. */
+export function socketIn(folder: string): string {
+	return path.join(folder, 'nbd.sock');
+}
 
 /**
  * The images are opened by a storage daemon of ours, and the VM's QEMU writes to it over a Unix socket: it never opens
@@ -15,7 +18,7 @@ export const DAEMON_PID_FILE = 'daemon.pid';
  */
 export async function openDaemonSink(context: SinkContext): Promise<Sink> {
 	const {qmp, run, folder, compression} = context;
-	const socket = path.join(folder, 'nbd.sock');
+	const socket = socketIn(folder);
 	const images = new Map<string, DaemonImage>();
 	for (const [index, {name, path: file, sizeBytes}] of context.disks.entries()) {
 		images.set(name, {name: `disk${index}`, path: file, sizeBytes, compress: compression === 'zstd'});
@@ -24,12 +27,14 @@ export async function openDaemonSink(context: SinkContext): Promise<Sink> {
 		[...images.values()].map(image => createImage(image.path, {sizeBytes: roundUp(image.sizeBytes), compression})),
 	);
 	const daemon = await StorageDaemon.start(socket, {record: context.transcript?.of('daemon')});
+	const targets = [...images.keys()].map(disk => objectName(run, disk, 'target'));
+	// A daemon on a dead file system outlives SIGKILL: nobody is to wait for it, or to reach it again.
 	const stopAll = async (): Promise<void> => {
-		await daemon.kill();
 		await fs.rm(socket, {force: true});
+		await yank(qmp, targets).catch(() => undefined);
+		await daemon.kill();
 	};
 	try {
-		await fs.writeFile(path.join(folder, DAEMON_PID_FILE), String(daemon.pid), {mode: 0o600});
 		await giveTo(context.qemuUid, folder, socket);
 		for (const [disk, image] of images) {
 			await daemon.serve(image);
@@ -49,8 +54,7 @@ export async function openDaemonSink(context: SinkContext): Promise<Sink> {
 		jobCompresses: false,
 		broken: daemon.died,
 		settle: async () => {
-			for (const disk of images.keys())
-				await qmp.execute('blockdev-del', {'node-name': objectName(run, disk, 'target')});
+			for (const target of targets) await qmp.execute('blockdev-del', {'node-name': target});
 			for (const image of images.values()) await daemon.settle(image);
 			await daemon.stop();
 			for (const image of images.values()) {

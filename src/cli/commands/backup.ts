@@ -22,8 +22,8 @@ interface Options extends GlobalOptions, VmOptions, RepositoryOption {
 export function build(yargs: Argv): Argv {
 	return repositoryOption(vmOptions(yargs))
 		.usage(
-			'$0 backup [VM] -r FOLDER\n\nTakes a full point of all disks of a running VM, cut at one instant while its file\n' +
-				'systems are frozen, and copies it while the guest goes on.',
+			'$0 backup [VM] -r FOLDER\n\nTakes a full point of all disks of a running VM: cuts them at one instant, with the ' +
+				'file systems frozen, and copies them while the guest goes on. Prints VM@POINT.',
 		)
 		.option('quiesce', {
 			choices: ['require', 'try', 'never'] as const,
@@ -36,11 +36,15 @@ export function build(yargs: Argv): Argv {
 		.option('sink', {
 			choices: ['daemon', 'inline'] as const,
 			default: 'daemon',
-			describe: 'Who writes the files: a daemon of ours, or the VM’s QEMU itself',
+			describe: 'Who writes the files: a daemon of ours, or the QEMU of the VM',
 		})
 		.option('speed', {type: 'string', describe: 'At most so many bytes a second for each disk, such as 50M'})
 		.option('freeze-timeout', {type: 'string', default: '60s', describe: 'How long the freeze and its hooks may take'})
 		.option('dry-run', {type: 'boolean', default: false, describe: 'Say what would be done, and do nothing'})
+		.group(
+			['quiesce', 'disk', 'exclude', 'compress', 'sink', 'speed', 'freeze-timeout', 'dry-run', 'repository'],
+			'Backup:',
+		)
 		.example('$0 backup web1 -r /srv/backup', 'all disks of web1, frozen if its agent answers')
 		.example('$0 backup --qmp /run/web1.qmp --agent /run/web1.qga -r /srv/backup --quiesce require', '');
 }

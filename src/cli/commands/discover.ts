@@ -9,7 +9,7 @@ import {printNote, printResult} from '../terminal.ts';
 export function build(yargs: Argv): Argv {
 	return yargs
 		.usage(
-			'$0 discover\n\nLists the running QEMUs of this host, from /proc and the well-known folders, with the sockets of\n' +
+			'$0 discover\n\nLists the running QEMUs of this host, from /proc and the well-known folders, with the sockets of ' +
 				'their monitors and guest agents. Connects to none of them. Run it as root to see those of all users.',
 		)
 		.example('$0 discover --json', '');

@@ -17,8 +17,8 @@ interface Options extends GlobalOptions, VmOptions {
 export function build(yargs: Argv): Argv {
 	return vmOptions(yargs)
 		.usage(
-			"$0 freeze [VM] [-- COMMAND…]\n\nFreezes a guest's file systems. With a COMMAND, runs it while the guest is frozen, always\n" +
-				"thaws, and exits with the COMMAND's own status. Without one, leaves the guest frozen until\n" +
+			"$0 freeze [VM] [-- COMMAND…]\n\nFreezes a guest's file systems. With a COMMAND, runs it while the guest is frozen, always " +
+				"thaws, and exits with the COMMAND's own status. Without one, leaves the guest frozen until " +
 				'`quiesce thaw`, or until --for has passed.',
 		)
 		.option('for', {type: 'string', default: '60s', describe: 'The longest time the guest may stay frozen'})
@@ -29,6 +29,7 @@ export function build(yargs: Argv): Argv {
 			nargs: 1,
 			describe: 'Freeze only what is mounted there (may be repeated)',
 		})
+		.group(['for', 'freeze-timeout', 'mountpoint'], 'Freeze:')
 		.example('$0 freeze web1 -- lvcreate --snapshot --name web1-snap vg0/web1', '')
 		.example('$0 freeze --agent /run/web1.qga --for 30s', '');
 }

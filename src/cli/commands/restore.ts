@@ -21,14 +21,15 @@ export function build(yargs: Argv): Argv {
 	return repositoryOption(yargs)
 		.usage(
 			'$0 restore VM[@POINT] --to FOLDER -r FOLDER\n$0 restore VM[@POINT] --disk NAME=PATH… -r FOLDER\n\n' +
-				'Checks a point and writes its disks to a new folder, or disk by disk to new files or\n' +
-				'block devices. Without @POINT the newest is taken. Nothing that exists is overwritten,\n' +
+				'Checks a point and writes its disks to a new folder, or disk by disk to new files or ' +
+				'block devices. Without @POINT the newest is taken. Nothing that exists is overwritten, ' +
 				'except block devices. Prints the QEMU command line that starts the VM from them.',
 		)
 		.positional('point', {type: 'string', demandOption: true, describe: 'VM or VM@POINT'})
 		.option('to', {type: 'string', describe: 'A new or empty folder for all disks'})
 		.option('disk', {type: 'string', array: true, nargs: 1, describe: 'NAME=PATH: this disk to that file or device'})
 		.option('format', {choices: ['raw', 'qcow2'] as const, describe: 'Of the files; else what each disk had'})
+		.group(['to', 'disk', 'format', 'repository'], 'Restore:')
 		.example('$0 restore web1 --to /var/lib/restored -r /srv/backup', 'the newest point of web1')
 		.example('$0 restore web1@2026-11-21T08-00-00Z --disk vda=/dev/vg0/web1 -r /srv/backup', '');
 }

@@ -10,7 +10,7 @@ type Options = GlobalOptions & VmOptions;
 export function build(yargs: Argv): Argv {
 	return vmOptions(yargs)
 		.usage(
-			"$0 thaw [VM]\n\nThaws a guest's file systems, whoever froze them. Needs only the agent's socket; does no harm\n" +
+			"$0 thaw [VM]\n\nThaws a guest's file systems, whoever froze them. Needs only the agent's socket; does no harm " +
 				'to a guest that is not frozen.',
 		)
 		.example('$0 thaw --agent /run/web1.qga', '');

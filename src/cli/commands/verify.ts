@@ -17,7 +17,7 @@ interface Options extends GlobalOptions, RepositoryOption {
 export function build(yargs: Argv): Argv {
 	return repositoryOption(yargs)
 		.usage(
-			'$0 verify [VM[@POINT]] -r FOLDER\n\nReads points again and checks them: documents, sizes, checksums, images.\n' +
+			'$0 verify [VM[@POINT]] -r FOLDER\n\nReads points again and checks them: documents, sizes, checksums, images. ' +
 				'Exit status 30 if one is damaged; the files are named.',
 		)
 		.positional('point', {type: 'string', describe: 'VM or VM@POINT; all of the repository if left out'})

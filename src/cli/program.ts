@@ -1,0 +1,79 @@
+import yargs, {type Argv, type CommandModule} from 'yargs';
+import {UsageError} from '../errors.ts';
+import {programVersion} from '../version.ts';
+import {LOG_LEVELS} from './log.ts';
+import {printError} from './run-command.ts';
+
+/** What a file of `commands/` exports: its options, and what it does with them. */
+interface Command {
+	readonly build: (yargs: Argv) => Argv;
+	readonly run: (options: never) => Promise<void>;
+}
+
+/** Each command is loaded when it is the one that was called. */
+const COMMANDS: readonly (readonly [usage: string, describe: string, load: () => Promise<Command>])[] = [
+	['discover', 'List the running QEMU VMs of this host, and their sockets', () => import('./commands/discover.ts')],
+	['inspect [vm]', 'Show the disks, chains, jobs and abilities of a VM', () => import('./commands/inspect.ts')],
+	['backup [vm]', 'Take a point of a running VM into a repository', () => import('./commands/backup.ts')],
+	['list [vm]', 'List the points of a repository', () => import('./commands/list.ts')],
+	['show <point>', 'Show all that is known of a point', () => import('./commands/show.ts')],
+	['verify [point]', 'Check points against their checksums', () => import('./commands/verify.ts')],
+	['restore <point>', 'Bring the disks of a point back', () => import('./commands/restore.ts')],
+	['freeze [vm]', "Freeze a guest's file systems, also around a command", () => import('./commands/freeze.ts')],
+	['thaw [vm]', "Thaw a guest's file systems", () => import('./commands/thaw.ts')],
+];
+
+const EXIT_STATUS =
+	'Exit status: 0 done; 1 failed; 2 wrong use; 10 no repository; 11 locked; 20 VM not reached; 21 QEMU refused; ' +
+	'22 job failed; 23 VM lost; 24 guest agent; 30 damaged; 130 cancelled. See docs/json-and-exit-codes.md.';
+
+/** Sets `process.exitCode`. */
+export async function runProgram(argv: readonly string[]): Promise<void> {
+	try {
+		await parser(argv).parseAsync();
+	} catch (error) {
+		process.exitCode = printError(error, {json: argv.includes('--json'), debug: argv.includes('--debug')});
+	}
+}
+
+function parser(argv: readonly string[]): Argv {
+	const program = yargs(argv)
+		.scriptName('quiesce')
+		.usage('$0 <command>\n\nQuiesced backups of running QEMU virtual machines, over QMP alone.')
+		.option('json', {type: 'boolean', default: false, describe: 'Print JSON on stdout', group: 'Output:'})
+		.option('quiet', {
+			alias: 'q',
+			type: 'boolean',
+			default: false,
+			describe: 'No progress and no words',
+			group: 'Output:',
+		})
+		.option('debug', {type: 'boolean', default: false, describe: 'Show where an error comes from', group: 'Output:'})
+		.option('log', {choices: LOG_LEVELS, default: 'silent', describe: 'Log JSON lines on stderr', group: 'Output:'})
+		.option('transcript', {type: 'string', describe: 'Append to FILE all that goes over the sockets', group: 'Output:'})
+		.parserConfiguration({'populate--': true, 'strip-aliased': true, 'strip-dashed': true})
+		.strict()
+		.demandCommand(1, 'no command is named')
+		.recommendCommands()
+		.version(programVersion())
+		.wrap(Math.min(100, process.stdout.columns || 80))
+		.updateStrings({'Options:': 'General:', 'Positionals:': 'Arguments:'})
+		.epilogue(EXIT_STATUS)
+		.exitProcess(false)
+		.fail((message, error) => {
+			// yargs hands over its own words, or what a command has thrown.
+			throw (
+				(error as Error | undefined) ?? new UsageError(message, {hint: 'quiesce --help, or --help after a command.'})
+			);
+		});
+	for (const [command, describe, load] of COMMANDS) {
+		const module: CommandModule = {
+			command,
+			describe,
+			builder: async args => (await load()).build(args).epilogue(EXIT_STATUS),
+			handler: async options => (await load()).run(options as never),
+		};
+		program.command(module);
+	}
+	return program;
+}
