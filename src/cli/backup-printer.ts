@@ -66,12 +66,12 @@ function printWords(message: BackupMessage, view: ProgressView): void {
 	}
 }
 
-function planLines({vm, disks, skipped, quiesce, sink, compression}: BackupPlan): string[] {
+function planLines({vm, disks, skipped, quiesce, method, sink, compression}: BackupPlan): string[] {
 	const names = disks.map(({name, sizeBytes}) => `${name} (${formatBytes(sizeBytes)})`).join(', ');
 	return [
 		`${printable(vm)}: full backup of ${printable(names)}`,
 		...skipped.map(({name, reason}) => `  not ${printable(name)}: ${reason}`),
-		`  ${quiesce ? 'with' : 'without'} a freeze, by push to the ${sink} sink, ${compression === 'none' ? 'not compressed' : compression}`,
+		`  ${quiesce ? 'with' : 'without'} a freeze, by ${method} to the ${sink} sink, ${compression === 'none' ? 'not compressed' : compression}`,
 	];
 }
 

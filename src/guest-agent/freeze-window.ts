@@ -6,8 +6,10 @@ import {AgentError} from './errors.ts';
 import {clearMarker, markFrozen} from './frozen-marker.ts';
 import type {ThawGuard} from './guard.ts';
 
-/** How long the guest may stay frozen after its answer to the freeze, before the guard ends the run. */
-const HOLD_MS = 60_000;
+/** The longest that Windows' VSS holds writes, and much longer than a cut takes. */
+const HOLD_MS = 10_000;
+/** The guard ends a run only if that has failed to end its work itself. */
+const GUARD_MARGIN_MS = 5_000;
 const THAW_ATTEMPTS = 3;
 /** More than one attempt can take: the agent's own deadlines end it. */
 const ATTEMPT_MS = 60_000;
@@ -17,7 +19,7 @@ export interface FreezeOptions {
 	/** For the freeze itself, which waits for the guest's hooks. */
 	readonly timeoutMs: number;
 	readonly mountpoints?: readonly string[] | undefined;
-	/** How long the work inside may take. */
+	/** How long the work inside may take before it counts as failed; what it has begun may still happen then. */
 	readonly holdMs?: number;
 }
 
@@ -52,12 +54,13 @@ export async function whileFrozen<Value>(
 	options: FreezeOptions,
 	work: () => Promise<Value>,
 ): Promise<{value: Value; window: FreezeWindow}> {
+	const {holdMs = HOLD_MS} = options;
 	const {frozen, freezeMs} = await freeze(agent, guard, options);
 	const answered = performance.now();
 	let value: Value;
 	let heldMs: number;
 	try {
-		value = await work();
+		value = await within(holdMs, work());
 		heldMs = performance.now() - answered;
 	} catch (error) {
 		await thawAfter(agent, guard, error);
@@ -106,7 +109,7 @@ async function freeze(
 	guard: ThawGuard,
 	{run, timeoutMs, mountpoints, holdMs = HOLD_MS}: FreezeOptions,
 ): Promise<{frozen: number; freezeMs: number; token: string}> {
-	await guard.arm(timeoutMs + holdMs);
+	await guard.arm(timeoutMs + holdMs + GUARD_MARGIN_MS);
 	let token: string;
 	try {
 		({token} = await markFrozen(agent.address, run));
@@ -123,6 +126,18 @@ async function freeze(
 		// Hooks may have quieted an application before another one failed, and a freeze that timed out may still come.
 		await thawAfter(agent, guard, error);
 		throw error;
+	}
+}
+
+async function within<Value>(ms: number, work: Promise<Value>): Promise<Value> {
+	const {promise: late, reject} = Promise.withResolvers<never>();
+	const timer = setTimeout(() => {
+		reject(new AgentError(`the guest had been frozen for ${ms / 1000} s, and was thawed before the work was done`));
+	}, ms);
+	try {
+		return await Promise.race([work, late]);
+	} finally {
+		clearTimeout(timer);
 	}
 }
 

@@ -1,8 +1,11 @@
+import fs from 'node:fs';
+import path from 'node:path';
 import readline from 'node:readline';
 import {setTimeout as delay} from 'node:timers/promises';
 import {parseAddress} from '../config/address.ts';
 import {asError} from '../errors.ts';
 import {type HostLock, LockedError, takeLock} from '../host/lock.ts';
+import {runtimeFolder} from '../host/runtime-folder.ts';
 import {UnreachableError} from '../qmp/errors.ts';
 import {GuestAgent} from './agent.ts';
 import {AgentError} from './errors.ts';
@@ -11,6 +14,7 @@ import type {GuardOrder} from './guard.ts';
 
 /** The guard's own program. It is told what to do on stdin, whose end means that the tool has died. */
 
+const STDERR = 2;
 const RETRY_MS = 200;
 /** Refused so often in a row, a socket belongs to a VM that has ended: nothing is frozen any more. */
 const GONE_AFTER = 5;
@@ -25,7 +29,7 @@ let deadline: NodeJS.Timeout | undefined;
 
 // Whoever ends the tool by its process group or its unit must not end what cleans up after it.
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => undefined);
-for (const stream of [process.stdout, process.stderr]) stream.on('error', () => undefined);
+process.stdout.on('error', () => undefined);
 
 const orders = readline.createInterface({input: process.stdin});
 orders.on('line', line => {
@@ -62,6 +66,7 @@ async function obey(order: GuardOrder): Promise<void> {
 				await lock.release();
 				throw new Error('too late');
 			}
+			await leaveTerminal();
 			clearTimeout(deadline);
 			state = 'keeping';
 			deadline = setTimeout(() => {
@@ -157,10 +162,22 @@ async function forget(): Promise<void> {
 	await clearMarker(address).catch(() => undefined);
 }
 
+/** Whoever waits for the tool's stderr to close, as ssh does, must not wait for us. */
+async function leaveTerminal(): Promise<void> {
+	const log = path.join(await runtimeFolder(), 'guard.log');
+	fs.closeSync(STDERR);
+	// The lowest free number is the one just closed.
+	fs.openSync(log, 'a', 0o600);
+}
+
 function answer(line: string): void {
 	process.stdout.write(`${line}\n`);
 }
 
 function say(what: string): void {
-	process.stderr.write(`quiesce: thaw guard: ${what}\n`);
+	try {
+		fs.writeSync(STDERR, `quiesce: thaw guard: ${what}\n`);
+	} catch {
+		// Nobody reads any more; what matters is done.
+	}
 }

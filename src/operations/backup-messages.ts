@@ -1,3 +1,4 @@
+import type {CutMethod} from '../cut/cut.ts';
 import type {Consistency, FreezeRecord, PointManifest} from '../repository/manifest.ts';
 import type {SinkName} from '../sink/sink.ts';
 import type {DiskSelection} from './select-disks.ts';
@@ -21,7 +22,7 @@ export interface BackupPlan {
 	readonly skipped: readonly {readonly name: string; readonly reason: string}[];
 	/** Whether the guest will be frozen. */
 	readonly quiesce: boolean;
-	readonly method: 'push';
+	readonly method: CutMethod;
 	readonly sink: SinkName;
 	readonly compression: 'none' | 'zstd';
 }

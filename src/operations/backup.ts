@@ -9,7 +9,7 @@ import type {Quiescer} from './quiescer.ts';
 import {recoverLeftovers, removeDeadPartials} from './recover.ts';
 import type {Run} from './run.ts';
 import {selectDisks} from './select-disks.ts';
-import {takePoint} from './take-point.ts';
+import {METHOD, takePoint} from './take-point.ts';
 import type {VmSession} from './vm-session.ts';
 import {withQuiescer} from './with-quiescer.ts';
 import {withVm} from './with-vm.ts';
@@ -64,7 +64,7 @@ async function prepare(
 		disks: disks.map(({name, medium}) => ({name, sizeBytes: medium.virtualSize, format: medium.format})),
 		skipped,
 		quiesce: quiescer !== undefined,
-		method: 'push',
+		method: METHOD,
 		sink: request.sink,
 		compression: request.compression,
 	};

@@ -12,8 +12,6 @@ import {openQuiescer, type Quiescer} from './quiescer.ts';
 
 /** Between the request to end and the end by force. */
 const GRACE_MS = 5_000;
-/** The guard acts only when this program has failed to. */
-const GUARD_MARGIN_MS = 15_000;
 
 export interface FreezeRequest {
 	readonly agent: SocketAddress;
@@ -64,7 +62,7 @@ export interface FrozenCommand {
 export function freezeAround(request: FreezeRequest, argv: readonly string[]): Promise<FrozenCommand> {
 	const [program, ...args] = argv;
 	if (program === undefined) throw new UsageError('no command is named after --');
-	return withQuiescerOf(request, request.holdMs + GRACE_MS + GUARD_MARGIN_MS, async quiescer => {
+	return withQuiescerOf(request, request.holdMs + 2 * GRACE_MS, async quiescer => {
 		const {value: exitStatus, window} = await quiescer.whileFrozen(() => {
 			request.signal.throwIfAborted();
 			return runProgram(program, args, request);

@@ -1,5 +1,5 @@
 import {concat, concatMap, defer, EMPTY, from, map, type Observable, of} from 'rxjs';
-import type {Cut} from '../cut/cut.ts';
+import type {Cut, CutMethod, PrepareCut} from '../cut/cut.ts';
 import {preparePush} from '../cut/push.ts';
 import {AgentError} from '../guest-agent/errors.ts';
 import type {FreezeWindow} from '../guest-agent/freeze-window.ts';
@@ -39,7 +39,10 @@ export interface PointTask {
 	readonly qemuUid: number | undefined;
 }
 
+/** The one there is. */
+export const METHOD: CutMethod = 'push';
 const SINKS: Record<SinkName, OpenSink> = {daemon: openDaemonSink, inline: openInlineSink};
+const CUTS: Record<CutMethod, PrepareCut> = {push: preparePush};
 
 /**
  * The partial point around the nodes in QEMU around the sink around the jobs: on a failure each is undone before the
@@ -87,7 +90,7 @@ function openSink({request, vm, run, disks, qemuUid}: PointTask, partial: Partia
 function copyAndSettle(task: PointTask, partial: PartialPoint, sink: Sink): Observable<BackupMessage> {
 	const {request, vm, run, disks, repository} = task;
 	return defer(() =>
-		preparePush({
+		CUTS[METHOD]({
 			qmp: vm.qmp,
 			run: run.id,
 			disks: disks.map(({name, medium}) => ({name, node: medium.node, target: sink.nodeOf(name)})),
@@ -135,7 +138,7 @@ function finish(task: PointTask, partial: PartialPoint, cut: CutRecord): Promise
 			freeze: cut.freeze,
 			qemu: {version: vm.version, package: vm.qmp.version.package},
 			tool: {version: programVersion()},
-			method: 'push',
+			method: METHOD,
 			sink: request.sink,
 			compression: request.compression,
 			disks: disks.map(({name, fileName, deviceType, medium}) => ({

@@ -1,7 +1,7 @@
 import * as v from 'valibot';
 import {parseDocument} from './document.ts';
 
-export const MACHINE_FORMAT = 1;
+const MACHINE_FORMAT = 1;
 
 /** machine.json: what is needed to start the VM again elsewhere. */
 export interface Machine {

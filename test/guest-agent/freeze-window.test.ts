@@ -66,6 +66,14 @@ describe('with a real guest', () => {
 	const hooksRun = async (): Promise<string[]> => (await hookCalls(guest)).map(({what}) => what);
 	const allHooks = ['freeze', 'freeze-end', 'thaw', 'thaw-end'];
 
+	test('work that takes too long fails, and the guest does not wait for it', async () => {
+		const never = new Promise<never>(() => undefined);
+		const quiescer = await opened(address, {holdMs: 300});
+		await expect(quiescer.whileFrozen(() => never)).rejects.toThrow('the guest had been frozen for 0.3 s');
+		await expectThawed(guest);
+		expect(await hooksRun()).toEqual(allHooks);
+	});
+
 	test('the work is done while the guest cannot write, and the guest goes on after it', async () => {
 		const quiescer = await opened(address);
 		expect(quiescer.recovered).toEqual([]);

@@ -1,5 +1,5 @@
 import {once} from 'node:events';
-import {writeFile} from 'node:fs/promises';
+import {readFile, stat, writeFile} from 'node:fs/promises';
 import net from 'node:net';
 import {join} from 'node:path';
 import {setTimeout as delay} from 'node:timers/promises';
@@ -8,6 +8,7 @@ import {GuestAgent} from '../../src/guest-agent/agent.ts';
 import {AgentError} from '../../src/guest-agent/errors.ts';
 import {agentLockKey, clearMarker, markFrozen, readMarker} from '../../src/guest-agent/frozen-marker.ts';
 import {askHolder, isLocked, LockedError, takeLock} from '../../src/host/lock.ts';
+import {runtimeFolder} from '../../src/host/runtime-folder.ts';
 import {openQuiescer} from '../../src/operations/quiescer.ts';
 import {type Guest, startGuest} from '../guest/guest.ts';
 import {
@@ -194,13 +195,16 @@ test('the asker hears of a thaw whose hook takes longer than a lock is patient',
 	await expectNothingLeft(run.guard);
 });
 
-test('a kept freeze ends at its deadline, and the guard says so', async () => {
+test('a kept freeze ends at its deadline, which the log of the guards tells, and the terminal is left alone', async () => {
 	const run = await tool('keep', {holdMs: 1_500});
 	await run.expect('kept');
 	const write = await blockedWrite(guest);
 	await write.through;
 	await expectNothingLeft(run.guard);
-	expect(run.stderr()).toBe('quiesce: thaw guard: nobody thawed the guest within 1.5 s: thawed 2 file systems\n');
+	expect(run.stderr()).toBe('');
+	const log = join(await runtimeFolder(), 'guard.log');
+	expect(await readFile(log, 'utf8')).toContain('nobody thawed the guest within 1.5 s: thawed 2 file systems\n');
+	expect((await stat(log)).mode & 0o777).toBe(0o600);
 	expect(await isLocked(await agentLockKey(address))).toBe(false);
 });
 
