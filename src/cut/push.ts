@@ -40,7 +40,7 @@ export function preparePush({run, disks, compress, speedBytesPerSecond = UNLIMIT
 			await qmp.execute('transaction', {actions});
 		},
 		copy: async () => {
-			for (const {name} of disks) await setSpeed(qmp, objectName(run, name), speedBytesPerSecond);
+			await Promise.all(disks.map(({name}) => setSpeed(qmp, objectName(run, name), speedBytesPerSecond)));
 		},
 	});
 }

@@ -19,8 +19,9 @@ export interface FileHash {
 }
 
 /** Below this, starting a thread takes longer than hashing (measured on two busy cores: 60 ms, and 9 ms to hash 8 MiB). */
-const INLINE_BYTES = 8 * 1024 * 1024;
+const SMALL_BYTES = 8 * 1024 * 1024;
 const CHUNK_BYTES = 1024 * 1024;
+const REPORT_EVERY_BYTES = 16 * CHUNK_BYTES;
 
 const here = import.meta.url;
 const program = new URL(`./hash-worker${path.extname(new URL(here).pathname)}`, here);
@@ -35,8 +36,9 @@ export async function hashFiles(
 ): Promise<ReadonlyMap<string, FileHash | Error>> {
 	const hashes = new Map<string, FileHash | Error>();
 	const rest = files.values();
-	const hashRest = async (): Promise<void> => {
-		for (const file of rest) hashes.set(file, await attempt(file, options));
+	// This thread is one of them: it has nothing else to do, and a megabyte at a time does not block it for long.
+	const hashRest = async (_: unknown, thread: number): Promise<void> => {
+		for (const file of rest) hashes.set(file, await attempt(file, thread === 0 ? 'here' : 'worker', options));
 	};
 	const threads = Math.min(availableParallelism(), files.length);
 	const ends = await Promise.allSettled(Array.from({length: threads}, hashRest));
@@ -57,11 +59,11 @@ export function sumProgress(
 	};
 }
 
-async function attempt(file: string, options: HashOptions): Promise<FileHash | Error> {
+async function attempt(file: string, where: 'here' | 'worker', options: HashOptions): Promise<FileHash | Error> {
 	options.signal?.throwIfAborted();
 	try {
 		const {size} = await fs.lstat(file);
-		return await (size < INLINE_BYTES ? hashInline(file, options) : hashInWorker(file, options));
+		return await (where === 'here' || size < SMALL_BYTES ? hashHere(file, options) : hashInWorker(file, options));
 	} catch (error) {
 		options.signal?.throwIfAborted();
 		if (error instanceof Error) return error;
@@ -69,7 +71,7 @@ async function attempt(file: string, options: HashOptions): Promise<FileHash | E
 	}
 }
 
-async function hashInline(file: string, {signal, onProgress}: HashOptions): Promise<FileHash> {
+async function hashHere(file: string, {signal, onProgress}: HashOptions): Promise<FileHash> {
 	const handle = await openPlainFile(file);
 	try {
 		const sum = createHash('sha256');
@@ -79,6 +81,7 @@ async function hashInline(file: string, {signal, onProgress}: HashOptions): Prom
 			signal?.throwIfAborted();
 			read = (await handle.read(chunk, 0, CHUNK_BYTES, null)).bytesRead;
 			sum.update(chunk.subarray(0, read));
+			if (bytes % REPORT_EVERY_BYTES === 0 && bytes > 0) onProgress?.(file, bytes);
 		}
 		onProgress?.(file, bytes);
 		return {sha256: sum.digest('hex'), bytes};
