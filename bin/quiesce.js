@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 // Plain JavaScript that any Node can read: it finds one that is new enough, and starts the program on it.
-import {spawnSync} from 'node:child_process';
+import {spawn} from 'node:child_process';
 import {existsSync} from 'node:fs';
 import {fileURLToPath} from 'node:url';
 
@@ -30,7 +30,12 @@ if (isNewEnough(process.versions.node)) {
 		process.stderr.write(`quiesce: needs Node ${OLDEST.join('.')} or newer; this is ${process.versions.node}\n`);
 		process.exit(78);
 	}
-	const {status, signal} = spawnSync(node, [here('quiesce.js'), ...process.argv.slice(2)], {stdio: 'inherit'});
-	if (signal !== null) process.kill(process.pid, signal);
-	process.exit(status ?? 1);
+	// In a session of its own, it gets each signal once: from here.
+	const child = spawn(node, [here('quiesce.js'), ...process.argv.slice(2)], {stdio: 'inherit', detached: true});
+	for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGUSR1']) process.on(name, () => child.kill(name));
+	child.on('exit', (code, name) => {
+		if (name === null) process.exit(code);
+		process.removeAllListeners(name);
+		process.kill(process.pid, name);
+	});
 }

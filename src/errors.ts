@@ -52,7 +52,8 @@ export function asError(error: unknown): Error {
 	return error instanceof Error ? error : new Error(String(error));
 }
 
-/** The system's name of a failed call, such as `ENOENT`. */
+/** The system's name of a failed call, such as `ENOENT`. Our own errors have none. */
 export function errnoOf(error: unknown): string | undefined {
-	return error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : undefined;
+	if (!(error instanceof Error) || error instanceof QuiesceError) return undefined;
+	return 'code' in error && typeof error.code === 'string' ? error.code : undefined;
 }

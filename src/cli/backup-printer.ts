@@ -3,7 +3,7 @@ import type {PointManifest} from '../repository/manifest.ts';
 import {toJson} from './json.ts';
 import {printable} from './printable.ts';
 import {openProgressView, type ProgressView} from './progress-lines.ts';
-import {formatBytes, formatSeconds} from './quantities.ts';
+import {countOf, formatBytes, formatSeconds} from './quantities.ts';
 import {printResult, styled} from './terminal.ts';
 
 export interface Printer<Message> {
@@ -80,7 +80,7 @@ function cutLine({consistency, freeze}: Extract<BackupMessage, {kind: 'cut'}>): 
 	const {fileSystems, freezeSeconds, heldSeconds, thawSeconds} = freeze;
 	const times = [freezeSeconds, heldSeconds, thawSeconds].map(formatSeconds);
 	return (
-		`cut: ${consistency}; ${fileSystems} file systems frozen ` +
+		`cut: ${consistency}; ${countOf(fileSystems, 'file system')} frozen ` +
 		`(freeze ${times[0] ?? ''}, held ${times[1] ?? ''}, thaw ${times[2] ?? ''})`
 	);
 }
@@ -91,7 +91,7 @@ function reportLines(manifest: PointManifest): string[] {
 	const total = disks.reduce((sum, disk) => sum + disk.sizeBytes, 0);
 	const stored = disks.reduce((sum, disk) => sum + disk.storedBytes, 0);
 	return [
-		`${styled('green', 'done:')} ${consistency} point of ${disks.length} disks in ${formatSeconds(seconds)}: ` +
+		`${styled('green', 'done:')} ${consistency} point of ${countOf(disks.length, 'disk')} in ${formatSeconds(seconds)}: ` +
 			`${formatBytes(total)} stored as ${formatBytes(stored)}`,
 	];
 }

@@ -30,6 +30,8 @@ const EXIT_STATUS =
 /** Sets `process.exitCode`. */
 export async function runProgram(argv: readonly string[]): Promise<void> {
 	try {
+		// yargs does not tell an empty command from none, as a script's empty variable makes one.
+		if (argv.at(-1) === '--') throw new UsageError('no command is named after --');
 		await parser(argv).parseAsync();
 	} catch (error) {
 		process.exitCode = printError(error, {json: argv.includes('--json'), debug: argv.includes('--debug')});
@@ -51,7 +53,8 @@ function parser(argv: readonly string[]): Argv {
 		.option('debug', {type: 'boolean', default: false, describe: 'Show where an error comes from', group: 'Output:'})
 		.option('log', {choices: LOG_LEVELS, default: 'silent', describe: 'Log JSON lines on stderr', group: 'Output:'})
 		.option('transcript', {type: 'string', describe: 'Append to FILE all that goes over the sockets', group: 'Output:'})
-		.parserConfiguration({'populate--': true, 'strip-aliased': true, 'strip-dashed': true})
+		.parserConfiguration({'boolean-negation': false, 'populate--': true, 'strip-aliased': true, 'strip-dashed': true})
+		.strictCommands()
 		.strict()
 		.demandCommand(1, 'no command is named')
 		.recommendCommands()
@@ -63,7 +66,8 @@ function parser(argv: readonly string[]): Argv {
 		.fail((message, error) => {
 			// yargs hands over its own words, or what a command has thrown.
 			throw (
-				(error as Error | undefined) ?? new UsageError(message, {hint: 'quiesce --help, or --help after a command.'})
+				(error as Error | undefined) ??
+				new UsageError(asTyped(message), {hint: 'quiesce --help, or --help after a command.'})
 			);
 		});
 	for (const [command, describe, load] of COMMANDS) {
@@ -76,4 +80,10 @@ function parser(argv: readonly string[]): Argv {
 		program.command(module);
 	}
 	return program;
+}
+
+/** yargs names unknown options in camel case. */
+function asTyped(message: string): string {
+	if (!message.startsWith('Unknown argument')) return message;
+	return message.replaceAll(/(?<=[a-z])[A-Z]/g, letter => `-${letter.toLowerCase()}`);
 }

@@ -46,3 +46,8 @@ export function formatSeconds(seconds: number): string {
 	const rest = `${Math.floor(seconds % 60)} s`;
 	return minutes < 60 ? `${minutes} min ${rest}` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
+
+/** `1 point`, `2 points`. */
+export function countOf(number: number, singular: string): string {
+	return `${number} ${singular}${number === 1 ? '' : 's'}`;
+}

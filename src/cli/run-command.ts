@@ -39,7 +39,8 @@ export async function runCommand(
 	let file: FileTranscript | undefined;
 	const tell = (text: string): void => {
 		log.warn(text);
-		if (!options.quiet) printWarning(text);
+		if (options.json) printResult(toJson({messageType: 'warning', text}));
+		else if (!options.quiet) printWarning(text);
 	};
 	try {
 		file = openTranscript(options.transcript, tell);

@@ -24,7 +24,9 @@ export class LockedError extends QuiesceError {
 
 	constructor(what: string, holder: LockHolder | undefined) {
 		const by = holder ? `${holder.doing} (run ${holder.run}, process ${holder.pid})` : 'another process';
-		super('LOCKED', `${what} is in use by ${by}`, {hint: 'Wait until that run has ended, or end it.'});
+		super('LOCKED', `${what} is in use by ${by}`, {
+			hint: 'Wait until that run has ended, or end it. `quiesce thaw` ends a freeze that lasts.',
+		});
 		this.holder = holder;
 	}
 }

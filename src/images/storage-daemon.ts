@@ -119,7 +119,7 @@ export class StorageDaemon {
 	/** Ends it once all images are settled: then nothing is lost if it has to be forced. */
 	async stop(): Promise<void> {
 		this.#told = true;
-		await this.#qmp.execute('quit').catch(() => undefined);
+		this.#qmp.execute('quit').catch(() => undefined);
 		if (!(await this.#endsWithin(STOP_MS))) await this.kill();
 		await this.#qmp.close();
 	}

@@ -22,6 +22,8 @@ export interface FreezeRequest {
 	readonly signal: AbortSignal;
 	readonly transcript?: Transcript | undefined;
 	readonly tell: (what: string) => void;
+	/** Where a program's standard output goes: to ours, or to our standard error. */
+	readonly commandOutput: 'stdout' | 'stderr';
 }
 
 export interface LastingFreeze {
@@ -95,9 +97,9 @@ async function withQuiescerOf<Value>(
 async function runProgram(
 	program: string,
 	args: readonly string[],
-	{holdMs, signal}: Pick<FreezeRequest, 'holdMs' | 'signal'>,
+	{holdMs, signal, commandOutput}: FreezeRequest,
 ): Promise<number> {
-	const child = spawn(program, args, {stdio: 'inherit'});
+	const child = spawn(program, args, {stdio: ['inherit', commandOutput === 'stdout' ? 1 : 2, 'inherit']});
 	const exit = once(child, 'exit');
 	let why: unknown;
 	const end = (reason: unknown): void => {

@@ -14,7 +14,9 @@ import {openVm, type VmSockets} from './vm-session.ts';
 export type AgentReport =
 	| {readonly state: 'not named'}
 	| {readonly state: 'unreachable'; readonly reason: string}
-	| {readonly state: 'frozen' | 'thawed'; readonly version: string; readonly canFreeze: boolean};
+	/** A frozen agent disables most of its commands, so only a thawed one tells whether it can freeze. */
+	| {readonly state: 'frozen'; readonly version: string}
+	| {readonly state: 'thawed'; readonly version: string; readonly canFreeze: boolean};
 
 export interface JobReport {
 	readonly id: string;
@@ -93,7 +95,7 @@ async function inspectAgent(
 	try {
 		agent = await GuestAgent.open(address, {signal, record: transcript?.of('agent')});
 		const [{version, commands}, state] = [await agent.info(), await agent.status()];
-		return {state, version, canFreeze: commands.has('guest-fsfreeze-freeze')};
+		return state === 'frozen' ? {state, version} : {state, version, canFreeze: commands.has('guest-fsfreeze-freeze')};
 	} catch (error) {
 		if (!isQuiesceFailure(error)) throw error;
 		return {state: 'unreachable', reason: asError(error).message};

@@ -1,6 +1,7 @@
 import {runOf} from '../block/names.ts';
 import {QuiesceError} from '../errors.ts';
 import {endJobs} from '../jobs/end-jobs.ts';
+import {yank} from '../jobs/yank.ts';
 import type {QmpConnection} from '../qmp/connection.ts';
 import {QmpCommandError} from '../qmp/errors.ts';
 
@@ -19,6 +20,8 @@ export async function unwindInside(qmp: QmpConnection, run: string): Promise<str
 	const jobs = (await qmp.execute('query-jobs')).filter(job => runOf(job.id) === run);
 	await endJobs(qmp, jobs);
 	const done = jobs.map(job => `job ${job.id}`);
+	// QEMU flushes what it closes, and would wait in its main loop for a server that hangs.
+	await yank(qmp, await nodesOfRun(qmp, run));
 	// A node that another one uses can only go after it, so the ones above go in an earlier round.
 	for (;;) {
 		const left = await nodesOfRun(qmp, run);

@@ -54,6 +54,9 @@ export async function openDaemonSink(context: SinkContext): Promise<Sink> {
 		jobCompresses: false,
 		broken: daemon.died,
 		settle: async () => {
+			// What the jobs wrote was acknowledged, and is the daemon's to flush. QEMU would wait for that flush in its main
+			// loop, and the guest with it, when it closes a node that is connected.
+			await yank(qmp, targets);
 			for (const target of targets) await qmp.execute('blockdev-del', {'node-name': target});
 			for (const image of images.values()) await daemon.settle(image);
 			await daemon.stop();

@@ -154,6 +154,8 @@ const boot = async (options: GuestOptions, machine: Machine): Promise<Guest> => 
 	// QEMU goes when we go, also when we are killed. setpriv becomes QEMU: the process id is QEMU's.
 	const qemu = spawn('setpriv', ['--pdeathsig', 'KILL', program, ...arguments_(options, machine, name)], {
 		stdio: ['ignore', log.fd, log.fd],
+		// Ctrl-C at the terminal is not for the VM.
+		detached: true,
 	});
 	const exited = once(qemu, 'exit').then(
 		([code, signal]: (number | NodeJS.Signals | null)[]) => ({

@@ -85,6 +85,8 @@ const published = async (folder: string, build: (aside: string) => Promise<void>
 		const aside = await mkdtemp(join(cache, prefix));
 		try {
 			await build(aside);
+			// Not only for the user who built it.
+			await chmod(aside, 0o755);
 			await rename(aside, folder);
 		} finally {
 			await rm(aside, {recursive: true, force: true});

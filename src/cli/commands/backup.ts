@@ -3,9 +3,11 @@ import type {Argv} from 'yargs';
 import {backup} from '../../operations/backup.ts';
 import type {BackupMessage, BackupRequest} from '../../operations/backup-messages.ts';
 import {backupPrinter} from '../backup-printer.ts';
+import {toJson} from '../json.ts';
 import {parseBytes, parseDuration} from '../quantities.ts';
 import {type RepositoryOption, repositoryOf, repositoryOption} from '../repository-options.ts';
 import {type GlobalOptions, runCommand} from '../run-command.ts';
+import {printResult} from '../terminal.ts';
 import {socketsOf, type VmOptions, vmOptions} from '../vm-options.ts';
 
 interface Options extends GlobalOptions, VmOptions, RepositoryOption {
@@ -70,7 +72,9 @@ export function run(options: Options): Promise<void> {
 			printer.print(message);
 		};
 		try {
-			await lastValueFrom(backup(request).pipe(tap(print)), {defaultValue: undefined});
+			const last = await lastValueFrom(backup(request).pipe(tap(print)), {defaultValue: undefined});
+			if (context.json && last?.kind === 'planned')
+				printResult(toJson({messageType: 'summary', dryRun: true, plan: last.plan}));
 		} finally {
 			printer.end();
 		}

@@ -2,7 +2,7 @@ import type {Argv} from 'yargs';
 import {freezeAround, type FreezeRequest, freezeUntilThawed} from '../../operations/freeze.ts';
 import {toJson} from '../json.ts';
 import {printable} from '../printable.ts';
-import {formatSeconds, parseDuration} from '../quantities.ts';
+import {countOf, formatSeconds, parseDuration} from '../quantities.ts';
 import {type CommandContext, type GlobalOptions, runCommand} from '../run-command.ts';
 import {printNote, printResult} from '../terminal.ts';
 import {agentOf, type VmOptions, vmOptions} from '../vm-options.ts';
@@ -42,6 +42,7 @@ export function run(options: Options): Promise<void> {
 			freezeTimeoutMs: parseDuration(options.freezeTimeout, '--freeze-timeout'),
 			holdMs: parseDuration(options.for, '--for'),
 			mountpoints: options.mountpoint,
+			commandOutput: context.json ? 'stderr' : 'stdout',
 		};
 		const command = options['--'];
 		return command === undefined ? freeze(request, context) : freezeWith(request, command, context);
@@ -50,8 +51,8 @@ export function run(options: Options): Promise<void> {
 
 async function freeze(request: FreezeRequest, {json}: CommandContext): Promise<undefined> {
 	const frozen = await freezeUntilThawed(request);
-	if (json) printResult(toJson(frozen));
-	else printResult(`frozen: ${frozen.fileSystems} file systems, until \`quiesce thaw\` or ${frozen.until}`);
+	if (json) printResult(toJson({messageType: 'summary', ...frozen}));
+	else printResult(`frozen: ${countOf(frozen.fileSystems, 'file system')}, until \`quiesce thaw\` or ${frozen.until}`);
 }
 
 async function freezeWith(
@@ -63,11 +64,11 @@ async function freezeWith(
 	const {frozen, thawed, freezeMs, heldMs, thawMs, doubt} = window;
 	if (json) {
 		const times = {freezeSeconds: freezeMs / 1000, heldSeconds: heldMs / 1000, thawSeconds: thawMs / 1000};
-		printResult(toJson({exitStatus, fileSystems: frozen, thawed, ...times, doubt}));
+		printResult(toJson({messageType: 'summary', exitStatus, fileSystems: frozen, thawed, ...times, doubt}));
 	}
 	if (!quiet && !json) {
 		printNote(
-			`thawed: ${frozen} file systems were frozen (freeze ${formatSeconds(freezeMs / 1000)}, ` +
+			`thawed: ${countOf(frozen, 'file system')} had been frozen (freeze ${formatSeconds(freezeMs / 1000)}, ` +
 				`held ${formatSeconds(heldMs / 1000)}, thaw ${formatSeconds(thawMs / 1000)})`,
 		);
 	}

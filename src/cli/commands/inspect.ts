@@ -31,18 +31,10 @@ export function run(options: Options): Promise<void> {
 
 function describe(report: VmReport): string {
 	const {qemu, agent} = report;
-	const agents: Record<typeof agent.state, () => string> = {
-		'not named': () => 'none known (name its socket with --agent)',
-		'unreachable': () => `no answer: ${'reason' in agent ? printable(agent.reason) : ''}`,
-		'frozen': () => `${version()}, and the guest is FROZEN`,
-		'thawed': () => version(),
-	};
-	const version = (): string =>
-		'version' in agent ? `${printable(agent.version)}, ${agent.canFreeze ? 'can' : 'may not'} freeze the guest` : '';
 	return [
 		`VM           ${printable(report.name)}${report.uuid === undefined ? '' : ` (${report.uuid})`}, ${report.status}`,
 		`QEMU         ${qemu.version} (${printable(qemu.package)})`,
-		`guest agent  ${agents[agent.state]()}`,
+		`guest agent  ${describeAgent(agent)}`,
 		'',
 		'disks',
 		...report.disks.flatMap(disk => diskLines(disk, report.leftOut.get(disk.name))),
@@ -53,6 +45,19 @@ function describe(report: VmReport): string {
 		'what this QEMU can do',
 		indent(capabilityTable(report)),
 	].join('\n');
+}
+
+function describeAgent(agent: VmReport['agent']): string {
+	switch (agent.state) {
+		case 'not named':
+			return 'none known (name its socket with --agent)';
+		case 'unreachable':
+			return `no answer: ${printable(agent.reason)}`;
+		case 'frozen':
+			return `${printable(agent.version)}; the guest is FROZEN`;
+		case 'thawed':
+			return `${printable(agent.version)}; ${agent.canFreeze ? 'can' : 'may not'} freeze the guest`;
+	}
 }
 
 function diskLines(disk: Disk, leftOut: string | undefined): string[] {
@@ -104,8 +109,7 @@ function capabilityTable({capabilities}: VmReport): string {
 		[
 			{title: 'ABILITY', value: ({name}) => name},
 			{title: '', value: ({available}) => (available ? 'yes' : 'no')},
-			{title: 'SINCE', value: ({since}) => since},
-			{title: 'FOR', value: ({note}) => note},
+			{title: 'FOR', value: ({available, note, since}) => (available ? note : `needs QEMU ${since}: ${note}`)},
 		],
 		capabilities,
 	);

@@ -46,7 +46,7 @@ export function run(options: Options): Promise<void> {
 				messages$.pipe(
 					tap(message => {
 						if (json) printJson(message);
-						else printWords(message, view);
+						else printWords(message, view, quiet);
 					}),
 				),
 				{defaultValue: undefined},
@@ -70,7 +70,7 @@ function printJson({kind, ...rest}: RestoreMessage): void {
 	else printResult(toJson({messageType: 'summary', ...rest, boot: bootOf({kind, ...rest} as FinishedMessage)}));
 }
 
-function printWords(message: RestoreMessage, view: ProgressView): void {
+function printWords(message: RestoreMessage, view: ProgressView, quiet: boolean): void {
 	switch (message.kind) {
 		case 'started':
 			view.note(`restoring ${printable(`${message.point.vm}@${message.point.id}`)}, ${message.point.consistency}`);
@@ -86,8 +86,10 @@ function printWords(message: RestoreMessage, view: ProgressView): void {
 			break;
 		case 'finished': {
 			const boot = bootOf(message);
-			for (const note of boot.notes) printNote(`note: ${printable(note)}`);
-			printNote('start it with:');
+			if (!quiet) {
+				for (const note of boot.notes) printNote(`note: ${printable(note)}`);
+				printNote('start it with:');
+			}
 			printResult(formatBootCommand(boot.argv));
 		}
 	}

@@ -2,6 +2,7 @@ import type {Argv} from 'yargs';
 import {thaw} from '../../operations/thaw.ts';
 import {agentOf, type VmOptions, vmOptions} from '../vm-options.ts';
 import {toJson} from '../json.ts';
+import {countOf} from '../quantities.ts';
 import {type GlobalOptions, runCommand} from '../run-command.ts';
 import {printResult} from '../terminal.ts';
 
@@ -21,7 +22,7 @@ export function run(options: Options): Promise<void> {
 		const report = await thaw(await agentOf(options), {signal, transcript});
 		if (json) printResult(toJson(report));
 		else if (report.was === 'thawed') printResult('the guest was not frozen');
-		else printResult(`thawed ${report.fileSystems} file systems`);
+		else printResult(`thawed ${countOf(report.fileSystems, 'file system')}`);
 		return undefined;
 	});
 }

@@ -5,7 +5,7 @@ import {exitCodeOf} from '../exit-codes.ts';
 import {toJson} from '../json.ts';
 import {printable} from '../printable.ts';
 import {openProgressView} from '../progress-lines.ts';
-import {formatBytes} from '../quantities.ts';
+import {countOf, formatBytes} from '../quantities.ts';
 import {parsePointName, type RepositoryOption, repositoryOf, repositoryOption} from '../repository-options.ts';
 import {type GlobalOptions, runCommand} from '../run-command.ts';
 import {printResult} from '../terminal.ts';
@@ -34,7 +34,7 @@ export function run(options: Options): Promise<void> {
 			const last = await lastValueFrom(
 				source$.pipe(
 					tap(message => {
-						if (message.kind === 'progress') {
+						if (message.kind === 'progress' && !json) {
 							const {vm, point, bytesRead, bytesTotal} = message;
 							view.show([{name: printable(`${vm}@${point}`), doneBytes: bytesRead, totalBytes: bytesTotal}]);
 						} else {
@@ -65,6 +65,6 @@ function printWords(message: VerifyMessage, note: (text: string) => void): void 
 	} else if (message.kind === 'finished') {
 		const {points, damaged, bytesRead} = message;
 		const verdict = damaged === 0 ? 'all sound' : `${damaged} damaged`;
-		printResult(`${points} points checked, ${formatBytes(bytesRead)} read: ${verdict}`);
+		printResult(`${countOf(points, 'point')} checked, ${formatBytes(bytesRead)} read: ${verdict}`);
 	}
 }
