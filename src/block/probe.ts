@@ -33,7 +33,7 @@ const PROBES = {
 	},
 	'backup-bitmap-mode': {
 		since: '4.2',
-		note: 'an incremental backup leaves its bitmap as it was',
+		note: 'an increment leaves its bitmap as it was',
 		probe: schema => schema.hasArgument('blockdev-backup', 'bitmap-mode'),
 	},
 	'block-export': {
@@ -58,7 +58,7 @@ const PROBES = {
 	},
 	'copy-before-write': {
 		since: '6.2',
-		note: 'old data is kept in scratch before the guest overwrites it',
+		note: 'old data goes to scratch when it is overwritten',
 		probe: schema => schema.enumHas('blockdev-add', ['driver'], 'copy-before-write'),
 	},
 	'snapshot-access': {
@@ -83,7 +83,7 @@ const PROBES = {
 	},
 	'export-bitmap-of-node': {
 		since: '7.1',
-		note: 'an export shows what changed by a bitmap of another node',
+		note: 'an export shows a bitmap of another node',
 		probe: schema => schema.hasArgument('block-export-add', '+nbd', 'bitmaps', 'node'),
 	},
 	'migrate-to-file': {

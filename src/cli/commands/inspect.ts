@@ -109,7 +109,7 @@ function capabilityTable({capabilities}: VmReport): string {
 		[
 			{title: 'ABILITY', value: ({name}) => name},
 			{title: '', value: ({available}) => (available ? 'yes' : 'no')},
-			{title: 'FOR', value: ({available, note, since}) => (available ? note : `needs QEMU ${since}: ${note}`)},
+			{title: 'FOR', value: ({available, note, since}) => (available ? note : `needs QEMU ${since}`)},
 		],
 		capabilities,
 	);
