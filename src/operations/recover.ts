@@ -25,14 +25,13 @@ export async function recoverLeftovers(qmp: QmpConnection): Promise<string[]> {
 	const inside = await runsInside(qmp);
 	for (const run of inside) {
 		await requireDead(run, 'the VM');
-		const removed = await unwindDead(qmp, run);
-		done.push(`removed ${removed.join(', ')}, left by run ${run}`);
+		done.push(...(await unwindDead(qmp, run)));
 	}
 	for (const {run, folder} of await runFolders()) {
 		if (await isAlive(run)) continue;
 		// Another VM, where its jobs go on: they would fail the guest's writes, and the next run there ends them first.
 		if (!inside.has(run) && (await hasClients(socketIn(folder)))) continue;
-		if (await endDaemon(folder)) done.push(`ended the storage daemon of run ${run}`);
+		if (await endDaemon(folder)) done.push(endedDaemon(run));
 		await fs.rm(folder, {recursive: true, force: true});
 	}
 	if (done.length > 0 && (await qmp.execute('query-status')).status === 'io-error') {
@@ -63,17 +62,23 @@ async function ageMs(folder: string): Promise<number> {
 	return Date.now() - (await fs.stat(folder)).mtimeMs;
 }
 
-/** A job whose daemon hangs only ends once it cannot reach that any more. */
+/** A job whose daemon hangs only ends when that has gone, or, where it cannot be killed, its connection. */
 async function unwindDead(qmp: QmpConnection, run: string): Promise<string[]> {
+	const unwind = async (): Promise<string> =>
+		`removed ${(await unwindInside(qmp, run)).join(', ')}, left by run ${run}`;
 	try {
-		return await unwindInside(qmp, run);
+		return [await unwind()];
 	} catch (error) {
 		if (!(error instanceof JobError)) throw error;
-		const found = (await runFolders()).find(candidate => candidate.run === run);
-		if (found) await fs.rm(socketIn(found.folder), {force: true});
 		await yank(qmp, await nodesOfRun(qmp, run));
-		return unwindInside(qmp, run);
+		const found = (await runFolders()).find(candidate => candidate.run === run);
+		const hadDaemon = found !== undefined && (await endDaemon(found.folder));
+		return [...(hadDaemon ? [endedDaemon(run)] : []), await unwind()];
 	}
+}
+
+function endedDaemon(run: string): string {
+	return `ended the storage daemon of run ${run}`;
 }
 
 /** True if there was one to end. Whatever serves the run's socket is the run's. */

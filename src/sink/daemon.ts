@@ -28,7 +28,8 @@ export async function openDaemonSink(context: SinkContext): Promise<Sink> {
 	);
 	const daemon = await StorageDaemon.start(socket, {record: context.transcript?.of('daemon')});
 	const targets = [...images.keys()].map(disk => objectName(run, disk, 'target'));
-	// A daemon on a dead file system outlives SIGKILL: nobody is to wait for it, or to reach it again.
+	// A daemon on a dead file system outlives SIGKILL: nobody is to wait for it, or to reach it again. In this order, since
+	// it reads no more then, and QEMU does not notice a broken connection while it waits to send.
 	const stopAll = async (): Promise<void> => {
 		await fs.rm(socket, {force: true});
 		await yank(qmp, targets).catch(() => undefined);

@@ -71,11 +71,8 @@ function diskLines(disk: Disk, leftOut: string | undefined): string[] {
 	const chain = medium.chain.map((node, depth) => {
 		const branch = depth === 0 ? '' : `${'   '.repeat(depth - 1)}└─ `;
 		const file = depth === 0 ? medium.filename : node.filename;
-		const size = [
-			formatBytes(node.virtualSize),
-			node.allocatedBytes === undefined ? undefined : `${formatBytes(node.allocatedBytes)} allocated`,
-		];
-		return `    ${branch}${node.driver}  ${printable(file)}  ${size.filter(part => part !== undefined).join(', ')}`;
+		const allocated = node.allocatedBytes === undefined ? '' : ` (${formatBytes(node.allocatedBytes)} allocated)`;
+		return `    ${branch}${node.driver}  ${formatBytes(node.virtualSize)}${allocated}  ${printable(file)}`;
 	});
 	const bitmaps = medium.bitmaps.map(
 		bitmap =>
