@@ -1,6 +1,10 @@
+import {setTimeout as delay} from 'node:timers/promises';
 import {UnreachableError} from '../qmp/errors.ts';
 import {QmpConnection} from '../qmp/connection.ts';
 import type {VmSockets} from './vm-session.ts';
+
+const ATTEMPTS = 5;
+const AGAIN_MS = 200;
 
 /**
  * Does `work` on a monitor that may have gone: on `qmp` while it stands, else on a new connection, which is closed
@@ -12,16 +16,25 @@ export async function reachAgain<Value>(
 	work: (qmp: QmpConnection) => Promise<Value>,
 ): Promise<Value | undefined> {
 	if (!qmp.isClosed) return work(qmp);
-	let again: QmpConnection;
-	try {
-		again = await QmpConnection.open(sockets.qmp);
-	} catch (error) {
-		if (error instanceof UnreachableError && error.vmHasEnded) return undefined;
-		throw error;
-	}
+	const again = await openAgain(sockets);
+	if (!again) return undefined;
 	try {
 		return await work(again);
 	} finally {
 		await again.close();
+	}
+}
+
+/** Undefined where QEMU has ended. One that is about to still lets clients in, to drop them. */
+async function openAgain({qmp}: VmSockets): Promise<QmpConnection | undefined> {
+	for (let attempt = 1; ; attempt++) {
+		try {
+			return await QmpConnection.open(qmp);
+		} catch (error) {
+			if (!(error instanceof UnreachableError)) throw error;
+			if (error.vmHasEnded) return undefined;
+			if (attempt === ATTEMPTS) throw error;
+		}
+		await delay(AGAIN_MS);
 	}
 }

@@ -1,7 +1,7 @@
-import {defer, EMPTY, type Observable} from 'rxjs';
+import {concat, concatMap, defer, EMPTY, type Observable} from 'rxjs';
 import type {SocketAddress} from '../config/address.ts';
 import {AgentError} from '../guest-agent/errors.ts';
-import {agentLockKey} from '../guest-agent/frozen-marker.ts';
+import {agentLockKey, readMarker} from '../guest-agent/frozen-marker.ts';
 import {takeLock} from '../host/lock.ts';
 import {scoped} from '../rx/scoped.ts';
 import {isQuiesceFailure, openQuiescer, type QuiescePolicy, type Quiescer} from './quiescer.ts';
@@ -28,12 +28,28 @@ export function withQuiescer<Message>(
 ): Observable<Message> {
 	const {quiesce: policy} = request;
 	return defer(() => {
-		if (policy === 'never') return use(undefined);
+		if (policy === 'never') return concat(thawLeftover<Message>(request, vm, run), use(undefined));
 		const agent = agentOf(request, vm);
 		if (!(agent instanceof AgentError)) return withAgent(request, agent, vm.name, run, use);
 		if (policy === 'require') throw agent;
 		return use(undefined, agent.message);
 	});
+}
+
+/** Also a run that does not ask for a freeze ends that of a dead one of ours, if its marker is there. Emits nothing. */
+function thawLeftover<Message>(request: QuiesceRequest, vm: VmSession, run: string): Observable<Message> {
+	const {agent} = request.sockets;
+	if (!agent || !vm.running) return EMPTY;
+	return defer(() => readMarker(agent)).pipe(
+		concatMap(marker => {
+			if (!marker) return EMPTY;
+			return withAgent<Message>({...request, quiesce: 'try'}, agent, vm.name, run, (quiescer, whyNot) => {
+				const found = quiescer?.recovered ?? [`run ${marker.run} may have left the guest frozen: ${whyNot ?? ''}`];
+				found.forEach(request.tell);
+				return EMPTY;
+			});
+		}),
+	);
 }
 
 function agentOf({sockets}: QuiesceRequest, vm: VmSession): SocketAddress | AgentError {

@@ -1,10 +1,13 @@
 import fs from 'node:fs/promises';
 import path from 'node:path';
 import {objectName} from '../block/names.ts';
+import {QuiesceError} from '../errors.ts';
 import {createImage} from '../images/qemu-img.ts';
 import {shrinkImage} from '../images/shrink-image.ts';
 import {ALIGNMENT_BYTES, type DaemonImage, StorageDaemon} from '../images/storage-daemon.ts';
 import {yank} from '../jobs/yank.ts';
+import {QmpCommandError} from '../qmp/errors.ts';
+import type {QmpBlockdevOptions} from '../qmp/schema.ts';
 import type {Sink, SinkContext} from './sink.ts';
 
 /** In the run's folder: whatever serves it is the run's, and a later run ends it. */
@@ -39,12 +42,7 @@ export async function openDaemonSink(context: SinkContext): Promise<Sink> {
 		await giveTo(context.qemuUid, folder, socket);
 		for (const [disk, image] of images) {
 			await daemon.serve(image);
-			await qmp.execute('blockdev-add', {
-				'driver': 'nbd',
-				'node-name': objectName(run, disk, 'target'),
-				'server': {type: 'unix', path: socket},
-				'export': image.name,
-			});
+			await qmp.execute('blockdev-add', nbdNode(objectName(run, disk, 'target'), socket, image.name)).catch(explain);
 		}
 	} catch (error) {
 		await stopAll();
@@ -67,6 +65,20 @@ export async function openDaemonSink(context: SinkContext): Promise<Sink> {
 		},
 		abandon: stopAll,
 	};
+}
+
+function nbdNode(name: string, socket: string, exported: string): QmpBlockdevOptions {
+	return {'driver': 'nbd', 'node-name': name, 'server': {type: 'unix', path: socket}, 'export': exported};
+}
+
+function explain(cause: unknown): never {
+	if (!(cause instanceof QmpCommandError)) throw cause;
+	throw new QuiesceError('REFUSED', `QEMU cannot write to the storage daemon: ${cause.message}`, {
+		cause,
+		hint:
+			'QEMU must be able to open a socket in the runtime folder: a container or a security module may forbid it. ' +
+			'With --sink inline QEMU opens the repository itself.',
+	});
 }
 
 function roundUp(bytes: number): number {

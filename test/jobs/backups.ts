@@ -1,0 +1,122 @@
+import {type ChildProcess, spawn} from 'node:child_process';
+import fs from 'node:fs';
+import path from 'node:path';
+import readline from 'node:readline';
+import {fileURLToPath} from 'node:url';
+import {lastValueFrom, tap, toArray} from 'rxjs';
+import {expect, onTestFinished} from 'vitest';
+import {backup} from '../../src/operations/backup.ts';
+import type {BackupMessage, BackupRequest} from '../../src/operations/backup-messages.ts';
+import {qemuImg} from '../repository/fixture.ts';
+import {type BareVm, inside, processesNaming} from './bare-vm.ts';
+
+export type Finished = Extract<BackupMessage, {kind: 'finished'}>;
+
+export function requestFor(vm: BareVm, repository: string, rest: Partial<BackupRequest> = {}): BackupRequest {
+	return {
+		sockets: {qmp: {unix: vm.qmpPath}},
+		signal: new AbortController().signal,
+		tell: () => undefined,
+		quiesce: 'never',
+		freezeTimeoutMs: 5_000,
+		repository,
+		sink: 'daemon',
+		compression: 'none',
+		...rest,
+	};
+}
+
+/** Takes a point. What `onMessage` does is waited for too. */
+export async function take(
+	request: BackupRequest,
+	onMessage: (message: BackupMessage) => unknown = () => undefined,
+): Promise<BackupMessage[]> {
+	const acts: unknown[] = [];
+	try {
+		return await lastValueFrom(
+			backup(request).pipe(
+				tap(message => {
+					acts.push(onMessage(message));
+				}),
+				toArray(),
+			),
+		);
+	} finally {
+		await Promise.all(acts);
+	}
+}
+
+export function finishedOf(messages: readonly BackupMessage[]): Finished {
+	const last = messages.at(-1);
+	if (last?.kind !== 'finished') throw new Error(`it ended with ${last?.kind ?? 'nothing'}`);
+	return last;
+}
+
+/** Whether the image of a disk in a point is the same as a raw file. */
+export function compare({folder, manifest}: Finished, disk: string, reference: string): string {
+	const {file} = manifest.disks.find(candidate => candidate.name === disk)!;
+	return qemuImg('compare', '-f', 'qcow2', '-F', 'raw', path.join(folder, file), reference);
+}
+
+/** Every file of a repository but its own document, hidden ones too. */
+export function filesIn(repository: string): string[] {
+	return fs
+		.readdirSync(repository, {recursive: true, withFileTypes: true})
+		.filter(entry => entry.isFile() && entry.name !== 'repository.json')
+		.map(entry => path.relative(repository, path.join(entry.parentPath, entry.name)))
+		.sort();
+}
+
+/** Neither in QEMU, nor among the processes, nor in the runtime folder, nor, but for finished points, in the repository. */
+export async function expectNothingLeft(vm: BareVm, repository: string): Promise<void> {
+	const {jobs, nodes} = await inside(vm.qmp);
+	expect([...jobs, ...nodes].filter(name => name.startsWith('qsc-'))).toEqual([]);
+	expectNothingLeftOutside(repository);
+}
+
+export function expectNothingLeftOutside(repository: string): void {
+	const runtime = process.env['QUIESCE_RUNTIME_DIR']!;
+	expect(processesNaming(path.join(runtime, 'run-'))).toEqual([]);
+	expect(fs.readdirSync(runtime)).toEqual([]);
+	expect(filesIn(repository).filter(file => file.includes('.partial'))).toEqual([]);
+	const vms = path.join(repository, 'vms');
+	const left = fs.existsSync(vms) ? fs.readdirSync(vms, {recursive: true}).map(String) : [];
+	expect(left.filter(name => name.endsWith('.partial'))).toEqual([]);
+}
+
+/** A backup in a process of its own. */
+export interface BackupProcess {
+	readonly child: ChildProcess;
+	/** The next message of that kind. Fails if the run ends before. */
+	until<Kind extends BackupMessage['kind']>(kind: Kind): Promise<Extract<BackupMessage, {kind: Kind}>>;
+	/** SIGKILL; resolves once the process has ended. */
+	kill(): Promise<void>;
+}
+
+export function startBackup(request: BackupRequest): BackupProcess {
+	const program = fileURLToPath(new URL('backup-process.ts', import.meta.url));
+	const child = spawn(process.execPath, [program, JSON.stringify({...request, signal: undefined, tell: undefined})], {
+		stdio: ['ignore', 'pipe', 'inherit'],
+	});
+	const ended = new Promise<void>(resolve => {
+		child.once('exit', () => {
+			resolve();
+		});
+	});
+	const kill = async (): Promise<void> => {
+		child.kill('SIGKILL');
+		await ended;
+	};
+	onTestFinished(kill);
+	const lines = readline.createInterface(child.stdout)[Symbol.asyncIterator]();
+	const until = async <Kind extends BackupMessage['kind']>(kind: Kind) => {
+		for (;;) {
+			const {value, done} = await lines.next();
+			if (done === true) throw new Error(`the run ended before '${kind}'`);
+			const message = JSON.parse(value) as BackupMessage | {kind: 'failed'; error: string};
+			if (message.kind === 'failed') throw new Error(message.error);
+			if (message.kind === kind) return message as Extract<BackupMessage, {kind: Kind}>;
+		}
+	};
+	return {child, until, kill};
+}
