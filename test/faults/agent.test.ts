@@ -119,6 +119,19 @@ describe('a guest that is frozen already', () => {
 		await expectNothingLeft(guest, repository);
 	});
 
+	test('by a run that was killed with its guard is thawed also by a run that does not freeze', async () => {
+		await runQuiesce(backupArgs(guest, repository, '--transcript', folder.new('transcript')), {
+			nodeArgs: ['--import', KILL_WHEN],
+			env: {QUIESCE_TEST_KILL_AT: 'agent <- .*"return": 2}', QUIESCE_TEST_KILL_WITH: 'guard'},
+		});
+		expect(await isFrozen(guest)).toBe(true);
+		const next = await runQuiesce(backupArgs(guest, repository, '--quiesce', 'never'));
+		expect(next.code).toBe(0);
+		expect(next.stderr).toMatch(/thawed the guest \(2 file systems\), which run \w+ left frozen/);
+		await expectThawed(guest, 2_000);
+		await expectNothingLeft(guest, repository);
+	});
+
 	test('by someone else is not ours to thaw: refused or crash-consistent', async () => {
 		const other = await GuestAgent.open({unix: guest.agentPath});
 		expect(await other.freeze(10_000)).toBe(2);
