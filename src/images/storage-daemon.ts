@@ -2,7 +2,7 @@ import {type ChildProcess, spawn} from 'node:child_process';
 import {once} from 'node:events';
 import net from 'node:net';
 import type {Readable} from 'node:stream';
-import {setTimeout as delay} from 'node:timers/promises';
+import {setImmediate as immediate, setTimeout as delay} from 'node:timers/promises';
 import {filter, firstValueFrom} from 'rxjs';
 import {asError, QuiesceError} from '../errors.ts';
 import {QmpConnection} from '../qmp/connection.ts';
@@ -47,8 +47,10 @@ export class StorageDaemon {
 		this.pid = pid;
 		this.#qmp = qmp;
 		this.#exit = once(child, 'exit');
-		this.died = this.#exit.then(() => {
-			if (this.#told) return new Promise<never>(() => undefined);
+		this.died = this.#exit.then(async () => {
+			// What it said last may be read after its end is noticed.
+			await immediate();
+			if (this.#told) return await new Promise<never>(() => undefined);
 			const how = child.signalCode === null ? `exit status ${child.exitCode ?? '?'}` : `signal ${child.signalCode}`;
 			throw new QuiesceError('JOB_FAILED', `${PROGRAM} ended by itself (${how}): ${said() || 'it said nothing'}`);
 		});

@@ -9,7 +9,8 @@ const DEFAULT_MS = 10_000;
 const DEADLINES_MS: Partial<Record<QmpCommandName, number>> = {
 	'blockdev-add': 30_000,
 	'blockdev-del': 60_000,
-	'blockdev-reopen': 120_000,
+	// It writes back what the page cache holds for an image, perhaps to a slow disk over a network.
+	'blockdev-reopen': 1_800_000,
 	'job-finalize': 60_000,
 	'query-qmp-schema': 30_000,
 	'transaction': 60_000,

@@ -115,7 +115,7 @@ export interface TakenPoint {
 	readonly recovered: readonly string[];
 }
 
-export async function readManifest(folder: string): Promise<PointManifest> {
+async function readManifest(folder: string): Promise<PointManifest> {
 	return JSON.parse(await readFile(join(folder, 'point.json'), 'utf8')) as PointManifest;
 }
 

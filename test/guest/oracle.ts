@@ -138,7 +138,7 @@ export const readStamps = async (imageA: string, imageB: string): Promise<{a: nu
 	b: await readStamp(imageB),
 });
 
-export const readStamp = async (image: string): Promise<number> => {
+const readStamp = async (image: string): Promise<number> => {
 	const {stdout, stderr} = await outcome('debugfs', ['-R', 'cat /stamp', image]);
 	if (!/^\d{20}\n$/.test(stdout)) throw new Error(`${image}: no stamp: ${JSON.stringify(stdout)} ${stderr.trim()}`);
 	return Number(stdout);

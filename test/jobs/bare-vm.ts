@@ -37,6 +37,8 @@ export function ownRuntimeFolder(): string {
 	vi.stubEnv('QUIESCE_RUNTIME_DIR', folder);
 	onTestFinished(() => {
 		vi.unstubAllEnvs();
+		// The daemons of runs that the test has killed.
+		for (const pid of processesNaming(path.join(folder, 'run-'))) process.kill(pid, 'SIGKILL');
 	});
 	return folder;
 }

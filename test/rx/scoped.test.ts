@@ -57,16 +57,28 @@ test('a cancelled scope has released before it fails', async () => {
 test.each(['while acquiring', 'while using'] as const)(
 	'an unsubscribed scope is released all the same, %s',
 	async when => {
-		const {log, values$} = recording({use: () => NEVER});
-		const subscription = values$.subscribe({
-			error: () => {
-				log.push('error');
+		const acquired = Promise.withResolvers<string>();
+		const used = Promise.withResolvers<undefined>();
+		const released = Promise.withResolvers<string>();
+		const {values$} = recording({
+			acquire: () => acquired.promise,
+			use: () => {
+				used.resolve(undefined);
+				return NEVER;
+			},
+			release: (resource, outcome) => {
+				released.resolve(`${resource} ${outcome}`);
+				return EMPTY;
 			},
 		});
-		if (when === 'while using') await sleep(3);
+		const subscription = values$.subscribe({error: released.reject});
+		if (when === 'while using') {
+			acquired.resolve('r');
+			await used.promise;
+		}
 		subscription.unsubscribe();
-		await sleep(20);
-		expect(log).toEqual(['r abandoned']);
+		acquired.resolve('r');
+		await expect(released.promise).resolves.toBe('r abandoned');
 	},
 );
 
