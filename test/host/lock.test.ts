@@ -44,7 +44,7 @@ test('a lock is held once, by the one who took it first', async () => {
 	expect(refusal).toMatchObject({
 		code: 'LOCKED',
 		message: `the VM web is in use by backup since 08:00 (run run1, process ${process.pid})`,
-		hint: 'Wait until that run has ended, or end it.',
+		hint: 'Wait until that run has ended, or end it. `quiesce thaw` ends a freeze that lasts.',
 		holder,
 	});
 	expect(await isLocked(newKey())).toBe(false);
