@@ -40,10 +40,10 @@ function printJsonLine(message: BackupMessage): void {
 function printWords(message: BackupMessage, view: ProgressView): void {
 	switch (message.kind) {
 		case 'recovered':
-			view.note(`${styled('yellow', 'recovered:')} ${printable(message.text)}`);
+			view.warn(`${styled('yellow', 'recovered:')} ${printable(message.text)}`);
 			break;
 		case 'warning':
-			view.note(`${styled('yellow', 'warning:')} ${printable(message.text)}`);
+			view.warn(`${styled('yellow', 'warning:')} ${printable(message.text)}`);
 			break;
 		case 'planned':
 			for (const line of planLines(message.plan)) view.note(line);
@@ -51,7 +51,7 @@ function printWords(message: BackupMessage, view: ProgressView): void {
 		case 'cut':
 			view.note(cutLine(message));
 			if (message.degraded !== undefined) {
-				view.note(`${styled('yellow', 'warning:')} crash-consistent only: ${printable(message.degraded)}`);
+				view.warn(`${styled('yellow', 'warning:')} crash-consistent only: ${printable(message.degraded)}`);
 			}
 			break;
 		case 'progress':

@@ -34,7 +34,9 @@ export async function runProgram(argv: readonly string[]): Promise<void> {
 		if (argv.at(-1) === '--') throw new UsageError('no command is named after --');
 		await parser(argv).parseAsync();
 	} catch (error) {
-		process.exitCode = printError(error, {json: argv.includes('--json'), debug: argv.includes('--debug')});
+		// What follows is for the command that it runs.
+		const own = argv.includes('--') ? argv.slice(0, argv.indexOf('--')) : argv;
+		process.exitCode = printError(error, {json: own.includes('--json'), debug: own.includes('--debug')});
 	}
 }
 
@@ -47,7 +49,7 @@ function parser(argv: readonly string[]): Argv {
 			alias: 'q',
 			type: 'boolean',
 			default: false,
-			describe: 'No progress and no words',
+			describe: 'No progress and no words but warnings',
 			group: 'Output:',
 		})
 		.option('debug', {type: 'boolean', default: false, describe: 'Show where an error comes from', group: 'Output:'})

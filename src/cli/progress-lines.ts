@@ -12,15 +12,17 @@ export interface ProgressView {
 	show(items: readonly ProgressItem[]): void;
 	/** A line of words that stays. */
 	note(text: string): void;
+	/** The same, also if `quiet`: what the operator has to know. */
+	warn(text: string): void;
 	end(): void;
 }
 
 const PLAIN_EVERY_MS = 30_000;
 const BAR_CELLS = 24;
 
-/** A view for this stderr: redrawn lines on a terminal, a plain line every 30 s elsewhere, nothing if `quiet`. */
+/** A view for this stderr: redrawn lines on a terminal, a plain line every 30 s elsewhere, only warnings if `quiet`. */
 export function openProgressView(quiet: boolean): ProgressView {
-	if (quiet) return {show: () => undefined, note: () => undefined, end: () => undefined};
+	if (quiet) return {show: () => undefined, note: () => undefined, warn: printNote, end: () => undefined};
 	return process.stderr.isTTY ? new RedrawnLines() : new PlainLines();
 }
 
@@ -42,6 +44,10 @@ class RedrawnLines implements ProgressView {
 	note(text: string): void {
 		this.#erase();
 		printNote(text);
+	}
+
+	warn(text: string): void {
+		this.note(text);
 	}
 
 	end(): void {
@@ -73,6 +79,10 @@ class PlainLines implements ProgressView {
 	}
 
 	note(text: string): void {
+		printNote(text);
+	}
+
+	warn(text: string): void {
 		printNote(text);
 	}
 

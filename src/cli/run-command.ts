@@ -40,7 +40,7 @@ export async function runCommand(
 	const tell = (text: string): void => {
 		log.warn(text);
 		if (options.json) printResult(toJson({messageType: 'warning', text}));
-		else if (!options.quiet) printWarning(text);
+		else printWarning(text);
 	};
 	try {
 		file = openTranscript(options.transcript, tell);
