@@ -1,13 +1,13 @@
-import {chmod, mkdir, mkdtemp, rm, writeFile} from 'node:fs/promises';
+import {chmod, chown, mkdir, writeFile} from 'node:fs/promises';
 import {once} from 'node:events';
 import net from 'node:net';
-import {tmpdir} from 'node:os';
 import {join} from 'node:path';
 import {expect, test} from 'vitest';
 import {QmpConnection} from '../../src/qmp/connection.ts';
 import {lastOf, runQuiesce, startQuiesce} from '../cli/run-quiesce.ts';
 import {temporaryFolder} from '../cli/scene.ts';
 import {startQemu} from '../support/real-qemu.ts';
+import {withoutPrivilege} from '../support/without-privilege.ts';
 
 async function backup(qmp: string, ...more: string[]) {
 	await using folder = await temporaryFolder();
@@ -87,23 +87,14 @@ test('a monitor that another client holds is said to be busy', async () => {
 
 test("a monitor of another user's is refused in words", async () => {
 	const qemu = await startQemu('-name', 'private');
-	await chmod(qemu.dir, 0o755);
+	await chown(qemu.qmpPath, 65534, 65534);
 	await chmod(qemu.qmpPath, 0o600);
-	const home = await mkdtemp(join(tmpdir(), 'quiesce-nobody-'));
-	try {
-		await chmod(home, 0o777);
-		const ended = await runQuiesce(['inspect', '--qmp', qemu.qmpPath, '--json'], {
-			under: ['setpriv', '--reuid', '65534', '--regid', '65534', '--clear-groups'],
-			env: {QUIESCE_RUNTIME_DIR: join(home, 'run'), HOME: home},
-		});
-		expect(ended.code).toBe(20);
-		expect(lastOf(ended)).toMatchObject({
-			message: `permission denied on monitor unix:${qemu.qmpPath}`,
-			hint: 'Run as root or as the user that QEMU runs as.',
-		});
-	} finally {
-		await rm(home, {recursive: true});
-	}
+	const ended = await runQuiesce(['inspect', '--qmp', qemu.qmpPath, '--json'], {under: withoutPrivilege});
+	expect(ended.code).toBe(20);
+	expect(lastOf(ended)).toMatchObject({
+		message: `permission denied on monitor unix:${qemu.qmpPath}`,
+		hint: 'Run as root or as the user that QEMU runs as.',
+	});
 });
 
 test('a monitor that says nothing is waited for no longer than 5 s', async () => {

@@ -21,6 +21,7 @@ import {
 } from '../cli/scene.ts';
 import {output} from '../guest/command.ts';
 import {type Guest, startGuest} from '../guest/guest.ts';
+import {withoutPrivilege} from '../support/without-privilege.ts';
 
 const RAW_BYTES = 32 << 20;
 
@@ -68,19 +69,10 @@ test('a repository that is not there, or is something else, is refused and left 
 });
 
 test('a repository that may not be written is named', async () => {
-	const home = folder.new('home');
-	await mkdir(home, {mode: 0o700});
-	await chown(home, 65534, 65534);
-	await chmod(folder.path, 0o755);
 	const repository = await newRepository(folder);
+	await chown(repository, 65534, 65534);
 	await chmod(repository, 0o555);
-	const dir = guest.dir;
-	await chmod(dir, 0o755);
-	await Promise.all([guest.qmpPath, guest.agentPath].map(path => chmod(path, 0o666)));
-	const ended = await runQuiesce(backupArgs(guest, repository, '--json'), {
-		under: ['setpriv', '--reuid', '65534', '--regid', '65534', '--clear-groups'],
-		env: {QUIESCE_RUNTIME_DIR: join(home, 'run'), HOME: home},
-	});
+	const ended = await runQuiesce(backupArgs(guest, repository, '--json'), {under: withoutPrivilege});
 	expect(ended.code).toBe(1);
 	expect(lastOf(ended)).toMatchObject({code: 'FAILED', message: expect.stringContaining(repository) as string});
 	expect(lastOf(ended)['message']).toMatch(/permission denied|EACCES/i);

@@ -12,6 +12,7 @@ import type {SocketAddress} from '../../src/config/address.ts';
 import {QmpConnection} from '../../src/qmp/connection.ts';
 import {QmpCommandError, QmpDisconnectedError, UnreachableError} from '../../src/qmp/errors.ts';
 import {startQemu} from '../support/real-qemu.ts';
+import {withoutPrivilege} from '../support/without-privilege.ts';
 
 async function open(unix: string): Promise<QmpConnection> {
 	const qmp = await QmpConnection.open({unix});
@@ -257,11 +258,7 @@ test('a socket that we may not open is named', async () => {
 	await silentSocket(path);
 	await chmod(folder, 0o755);
 	await chmod(path, 0o000);
-	const root = process.getuid?.() === 0;
-	const {stdout} = await promisify(execFile)(
-		process.execPath,
-		[join(import.meta.dirname, 'open-as-stranger.ts'), path],
-		root ? {uid: 65_534, gid: 65_534} : {},
-	);
+	const command = [...withoutPrivilege, process.execPath, join(import.meta.dirname, 'open-monitor.ts'), path];
+	const {stdout} = await promisify(execFile)(command[0] ?? '', command.slice(1));
 	expect(stdout).toBe(`UnreachableError: permission denied on monitor unix:${path}\n`);
 });

@@ -1,4 +1,4 @@
-/** Opens the monitor at the path given, as another user than the test's, and prints what becomes of it. */
+/** Opens the monitor at the path given, and prints what becomes of it. */
 import {QmpConnection} from '../../src/qmp/connection.ts';
 
 try {
