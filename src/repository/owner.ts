@@ -2,6 +2,7 @@ import fs from 'node:fs/promises';
 import os from 'node:os';
 import * as v from 'valibot';
 import {errnoOf} from '../errors.ts';
+import {readStartTicks} from '../host/processes.ts';
 
 /** run.json: whose a partial point is, so that a later run can tell whether that one is dead. */
 export interface Owner {
@@ -48,12 +49,10 @@ async function bootId(): Promise<string> {
 	return (await fs.readFile('/proc/sys/kernel/random/boot_id', 'utf8')).trim();
 }
 
-/** Field 22 of proc(5)'s stat; undefined if there is no such process. */
+/** Undefined if there is no such process. */
 async function startTicks(pid: number): Promise<number | undefined> {
 	try {
-		const stat = await fs.readFile(`/proc/${pid}/stat`, 'utf8');
-		// The second field is the program's name in brackets, with anything in it.
-		return Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19]);
+		return await readStartTicks(`/proc/${pid}`);
 	} catch (error) {
 		if (['ENOENT', 'ESRCH'].includes(errnoOf(error) ?? '')) return undefined;
 		throw error;
