@@ -1,5 +1,6 @@
 import fs from 'node:fs/promises';
 import path from 'node:path';
+import {readStartTicks} from './start-ticks.ts';
 import {holdersOf} from './unix-sockets.ts';
 
 /** A process as it was when it was looked at; it may be gone by the time this is read. */
@@ -59,12 +60,6 @@ export function isQemu({argv, exe}: HostProcess): boolean {
 
 function isQemuName(program: string): boolean {
 	return QEMU_NAME.test(path.basename(program));
-}
-
-/** Field 22 of proc(5)'s stat, counted behind the program's name, which may hold blanks and brackets. `folder` is the process's under /proc. */
-export async function readStartTicks(folder: string): Promise<number> {
-	const stat = await fs.readFile(path.join(folder, 'stat'), 'utf8');
-	return Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19]);
 }
 
 /** Undefined where the link is gone or not for this user to read. */

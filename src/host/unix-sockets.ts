@@ -1,6 +1,7 @@
 import fs from 'node:fs/promises';
 import path from 'node:path';
 import {canonicalAddress} from '../config/address.ts';
+import {readStartTicks} from './start-ticks.ts';
 
 interface Listener {
 	readonly inode: string;
@@ -26,17 +27,34 @@ export async function holdersOf(
 		if (matching.length > 0) candidates.set(socketPath, matching);
 	}
 	const pids = await pidsByInode(new Set([...candidates.values()].flat().map(({inode}) => inode)), proc);
-	const holders = new Map<string, number[]>();
+	const holders = new Map<string, readonly number[]>();
 	for (const [socketPath, matching] of candidates) {
-		const found: number[] = [];
+		const holdersHere: number[][] = [];
 		for (const listener of matching) {
+			const here: number[] = [];
 			for (const pid of pids.get(listener.inode) ?? []) {
-				if (await isBoundHere(listener, socketPath, pid, proc)) found.push(pid);
+				if (await isBoundHere(listener, socketPath, pid, proc)) here.push(pid);
 			}
+			holdersHere.push(here);
 		}
-		holders.set(socketPath, found);
+		holders.set(socketPath, await youngest(holdersHere, proc));
 	}
 	return holders;
+}
+
+/**
+ * A name that was unlinked and bound again is in the kernel's table twice while both processes live. QEMU binds when it
+ * starts, so the one that started last has the name. The sockets' inodes do not tell: each CPU counts its own.
+ */
+async function youngest(holders: readonly (readonly number[])[], proc: string): Promise<readonly number[]> {
+	let last: {pids: readonly number[]; since: number} | undefined;
+	for (const pids of holders) {
+		if (pids.length === 0) continue;
+		const starts = await Promise.all(pids.map(pid => readStartTicks(path.join(proc, String(pid))).catch(() => 0)));
+		const since = Math.min(...starts);
+		if (!last || since > last.since) last = {pids, since};
+	}
+	return last?.pids ?? [];
 }
 
 /** The path that the listening socket behind a process's descriptor is bound to. */
@@ -56,22 +74,17 @@ async function listListeners(proc: string): Promise<Listener[]> {
 	});
 }
 
-/**
- * The one that is bound to the path. A name that was unlinked and bound again is in the table twice while both
- * processes live; inodes count up, so the youngest has the name. If none is, those with a relative name that may be it.
- */
+/** Those that are bound to the path; if none is, those with a relative name that may be it. */
 async function listenersOn(socketPath: string, listeners: readonly Listener[]): Promise<Listener[]> {
 	const wanted = await canonicalAddress({unix: socketPath});
-	let bound: Listener | undefined;
+	const bound: Listener[] = [];
 	const relative: Listener[] = [];
 	for (const listener of listeners) {
 		if (path.basename(listener.path) !== path.basename(socketPath)) continue;
 		if (!path.isAbsolute(listener.path)) relative.push(listener);
-		else if ((await canonicalAddress({unix: listener.path})) === wanted) {
-			if (!bound || Number(listener.inode) > Number(bound.inode)) bound = listener;
-		}
+		else if ((await canonicalAddress({unix: listener.path})) === wanted) bound.push(listener);
 	}
-	return bound ? [bound] : relative;
+	return bound.length > 0 ? bound : relative;
 }
 
 /** A relative name belongs to the folder its process was in; one that has moved since cannot be told. */

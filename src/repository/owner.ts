@@ -2,7 +2,7 @@ import fs from 'node:fs/promises';
 import os from 'node:os';
 import * as v from 'valibot';
 import {errnoOf} from '../errors.ts';
-import {readStartTicks} from '../host/processes.ts';
+import {readStartTicks} from '../host/start-ticks.ts';
 
 /** run.json: whose a partial point is, so that a later run can tell whether that one is dead. */
 export interface Owner {

@@ -73,15 +73,16 @@ test('of several that hold a socket, the QEMU serves it', async () => {
 	expect(await processServing('/run/qmp.sock', proc)).toMatchObject({pid: 10});
 });
 
-test('a name that was bound twice belongs to the younger socket', async () => {
+test('a name that was bound twice belongs to the process that started last, whatever the inodes', async () => {
 	const proc = fakeProc(
 		[
 			{pid: 10, argv: ['qemu-system-x86_64'], fds: {3: 100}},
 			{pid: 11, argv: ['qemu-system-x86_64'], fds: {3: 99}},
+			{pid: 12, argv: ['qemu-system-x86_64'], fds: {3: 98}},
 		],
-		{100: '/run/qmp.sock', 99: '/run/qmp.sock'},
+		{100: '/run/qmp.sock', 99: '/run/qmp.sock', 98: '/run/other/qmp.sock'},
 	);
-	expect(await processServing('/run/qmp.sock', proc)).toMatchObject({pid: 10});
+	expect(await processServing('/run/qmp.sock', proc)).toMatchObject({pid: 11});
 });
 
 test('whose socket it is stays open where descriptors may not be read', async () => {
