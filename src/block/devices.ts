@@ -5,9 +5,14 @@ import type {DeviceFacts} from './graph.ts';
 
 type Monitor = Pick<QmpConnection, 'execute'>;
 
+/** The QOM path of a device, which `query-block` names by its id where it has one. */
+export function devicePath(qdev: string): string {
+	return qdev.startsWith('/') ? qdev : `/machine/peripheral/${qdev}`;
+}
+
 /** Takes `qdev` as `query-block` spells it. A device that has gone meanwhile has no facts. */
 export async function readDeviceFacts(qmp: Monitor, qdev: string): Promise<DeviceFacts> {
-	const device = qdev.startsWith('/') ? qdev : `/machine/peripheral/${qdev}`;
+	const device = devicePath(qdev);
 	const [type, shared] = await Promise.all([
 		property(qmp, device, 'type', 'string'),
 		property(qmp, device, 'share-rw', 'boolean'),

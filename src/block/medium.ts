@@ -1,5 +1,6 @@
 import {BlockGraphError} from './errors.ts';
 import {type BitmapInfo, type BlockNode, type BlockNodes, childOf} from './nodes.ts';
+import {runOf} from './names.ts';
 
 /** What is in a drive. */
 export interface Medium {
@@ -9,7 +10,9 @@ export interface Medium {
 	readonly node: string;
 	/** The driver of `node`; where no format lies over the protocol, the protocol's. */
 	readonly format: string;
-	/** Of the protocol node at the bottom: a path, or `json:{…}`. Never to be opened unseen. */
+	/** The driver of the protocol node at the bottom, such as `file`. */
+	readonly protocol: string;
+	/** Of that node: a path, or `json:{…}`. Never to be opened unseen. */
 	readonly filename: string;
 	/** Bytes. */
 	readonly virtualSize: number;
@@ -53,11 +56,13 @@ export function mediumAt(nodes: BlockNodes, rootNode: string): Medium {
 		({backing} = next);
 	}
 	const storage = downToProtocol(nodes, format);
+	const bottom = storage.at(-1) ?? format;
 	return {
 		rootNode,
 		node: format.name,
 		format: format.driver,
-		filename: (storage.at(-1) ?? format).filename,
+		protocol: bottom.driver,
+		filename: bottom.filename,
 		virtualSize: format.virtualSize,
 		allocatedBytes: format.allocatedBytes,
 		clusterSize: format.clusterSize,
@@ -69,10 +74,16 @@ export function mediumAt(nodes: BlockNodes, rootNode: string): Medium {
 	};
 }
 
+/** The child that a filter shows; undefined for what is none. */
+function roleBelow({name, driver}: BlockNode): string | undefined {
+	// A raw node of ours is a gate, which cuts nothing out.
+	return FILTERS.get(driver) ?? (driver === 'raw' && runOf(name) !== undefined ? 'file' : undefined);
+}
+
 function throughFilters(nodes: BlockNodes, root: string): {filters: string[]; format: BlockNode} {
 	const filters: string[] = [];
 	let node = find(nodes, root);
-	for (let role = FILTERS.get(node.driver); role !== undefined; role = FILTERS.get(node.driver)) {
+	for (let role = roleBelow(node); role !== undefined; role = roleBelow(node)) {
 		const below = childOf(node, role);
 		if (below === undefined) throw new BlockGraphError(`the filter ${node.name} has nothing under it`);
 		filters.push(node.name);

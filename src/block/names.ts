@@ -17,7 +17,11 @@ export function newRunId(): string {
  * The name of a node or a job of a run: the names are the journal from which a later run can tell what is ours and
  * whose it was. At most 31 characters of QEMU's alphabet (util/id.c), so a long or odd disk name is shortened by a hash.
  */
-export function objectName(run: string, disk: string, role?: 'target' | 'filter' | 'file'): string {
+export function objectName(
+	run: string,
+	disk: string,
+	role?: 'target' | 'filter' | 'scratch' | 'access' | 'gate' | 'job',
+): string {
 	const plain = /^[A-Za-z0-9._-]+$/.test(disk) && disk.length <= MAX_DISK;
 	const hash = createHash('sha256').update(disk).digest('hex').slice(0, 6);
 	const short = plain ? disk : `${disk.replaceAll(/[^A-Za-z0-9]/g, '').slice(0, MAX_DISK - 7)}.${hash}`;

@@ -75,14 +75,20 @@ function planLines({vm, disks, skipped, quiesce, method, sink, compression}: Bac
 	];
 }
 
-function cutLine({consistency, freeze}: Extract<BackupMessage, {kind: 'cut'}>): string {
-	if (!freeze) return `cut: ${consistency}`;
+function cutLine({consistency, freeze, standstill}: Extract<BackupMessage, {kind: 'cut'}>): string {
+	const stood = standstill ? `; ${standstillWords(standstill)}` : '';
+	if (!freeze) return `cut: ${consistency}${stood}`;
 	const {fileSystems, freezeSeconds, heldSeconds, thawSeconds} = freeze;
 	const times = [freezeSeconds, heldSeconds, thawSeconds].map(formatSeconds);
 	return (
 		`cut: ${consistency}; ${countOf(fileSystems, 'file system')} frozen ` +
-		`(freeze ${times[0] ?? ''}, held ${times[1] ?? ''}, thaw ${times[2] ?? ''})`
+		`(freeze ${times[0] ?? ''}, held ${times[1] ?? ''}, thaw ${times[2] ?? ''})${stood}`
 	);
+}
+
+/** `the disks stood still for 4.2 ms` */
+export function standstillWords({of, seconds}: NonNullable<PointManifest['standstill']>): string {
+	return `${of === 'vm' ? 'the VM was paused' : 'the disks stood still'} for ${formatSeconds(seconds)}`;
 }
 
 function reportLines(manifest: PointManifest): string[] {

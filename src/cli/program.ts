@@ -20,6 +20,8 @@ const COMMANDS: readonly (readonly [usage: string, describe: string, load: () =>
 	['verify [point]', 'Check points against their checksums', () => import('./commands/verify.ts')],
 	['restore <point>', 'Bring the disks of a point back', () => import('./commands/restore.ts')],
 	['freeze [vm]', "Freeze a guest's file systems, also around a command", () => import('./commands/freeze.ts')],
+	['recover [vm]', 'Undo what killed runs have left', () => import('./commands/recover.ts')],
+	['doctor [vm]', 'Check whether a backup of a VM would go well, and how', () => import('./commands/doctor.ts')],
 	['thaw [vm]', "Thaw a guest's file systems", () => import('./commands/thaw.ts')],
 ];
 

@@ -1,4 +1,4 @@
-import type {NamedJob} from '../jobs/run-jobs.ts';
+import type {NamedJob} from '../jobs/named-job.ts';
 import type {QmpConnection} from '../qmp/connection.ts';
 
 /** A disk to be cut, and the node that takes its copy. */
@@ -12,23 +12,33 @@ export interface CutDisk {
 export interface CutContext {
 	readonly qmp: QmpConnection;
 	readonly run: string;
-	readonly disks: readonly CutDisk[];
 	readonly compress: boolean;
 	/** For each job; undefined is no limit. */
 	readonly speedBytesPerSecond?: number | undefined;
 }
 
-/** One way to capture all disks at one instant and to copy them from there. */
+/**
+ * One way to capture all disks at one instant and to copy them from there, ready for {@link Cut.take}. What it has in
+ * QEMU bears the run's name.
+ */
 export interface Cut {
-	/** The jobs that copy: as `runJobs` wants them. They exist once `take` has returned. */
+	/** The jobs that copy: as `runJobs` wants them. They exist once `copy` has returned. */
 	readonly jobs: readonly NamedJob[];
+	/** Whether `take` pauses the VM, so that somebody has to resume it if this process dies. */
+	readonly pauses: boolean;
 	/** The instant. Called while the guest may be frozen, so it does nothing that can be done before or after. */
-	take(): Promise<void>;
+	take(): Promise<CutTaken>;
 	/** After the instant, with the guest running: lets the copy go on at its speed. */
 	copy(): Promise<void>;
+	/** After the jobs have succeeded and are gone: removes what else the cut has put into QEMU. */
+	release(): Promise<void>;
 }
 
-export type CutMethod = 'push';
+/** What the instant was for the guest: for how long its disks, or the whole VM, stood still at the most. */
+export interface CutTaken {
+	readonly stood: 'disks' | 'vm';
+	readonly ms: number;
+}
 
-/** Makes everything ready for {@link Cut.take}. What it leaves in QEMU bears the run's name. */
-export type PrepareCut = (context: CutContext) => Promise<Cut>;
+export const CUT_METHODS = ['fleece', 'push'] as const;
+export type CutMethod = (typeof CUT_METHODS)[number];

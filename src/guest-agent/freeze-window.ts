@@ -1,10 +1,10 @@
 import {performance} from 'node:perf_hooks';
 import {asError} from '../errors.ts';
+import type {LockHolder} from '../host/lock.ts';
 import {UnreachableError} from '../qmp/errors.ts';
 import {GuestAgent} from './agent.ts';
 import {AgentError} from './errors.ts';
 import {clearMarker, markFrozen} from './frozen-marker.ts';
-import type {ThawGuard} from './guard.ts';
 
 /** The longest that Windows' VSS holds writes, and much longer than a cut takes. */
 const HOLD_MS = 10_000;
@@ -13,6 +13,19 @@ const GUARD_MARGIN_MS = 5_000;
 const THAW_ATTEMPTS = 3;
 /** More than one attempt can take: the agent's own deadlines end it. */
 const ATTEMPT_MS = 60_000;
+
+/** Thaws the guest if this process cannot: `Guard` of src/operations is one. */
+export interface ThawGuard {
+	readonly pid: number | undefined;
+	/** From its return until {@link disarm}, the guest is thawed within `deadlineMs`, and at once when this process dies. */
+	arm(deadlineMs: number): Promise<void>;
+	/** Never fails. */
+	disarm(): Promise<void>;
+	/** Outlives this process, and keeps the guest frozen until `deadlineMs` have passed or someone shows `token`. */
+	keep(deadlineMs: number, token: string, holder: Omit<LockHolder, 'pid'>): Promise<void>;
+	/** An armed one thaws first, as soon as the agent's socket is free. */
+	end(): void;
+}
 
 export interface FreezeOptions {
 	readonly run: string;
@@ -157,7 +170,7 @@ async function thawAfter(agent: GuestAgent, guard: ThawGuard, error: unknown): P
  * Thaws until the agent says so, over a new connection if that of `agent` has gone, and disarms the guard. Where the
  * guest cannot be shown to be thawed, hands it over to the guard: `agent` is then closed.
  */
-export async function thawSurely(agent: GuestAgent, guard: ThawGuard): Promise<ThawOutcome> {
+async function thawSurely(agent: GuestAgent, guard: ThawGuard): Promise<ThawOutcome> {
 	let session = agent;
 	let last: unknown;
 	try {
@@ -187,7 +200,7 @@ export async function thawSurely(agent: GuestAgent, guard: ThawGuard): Promise<T
 	guard.end();
 	throw new AgentError(`the guest may still be frozen: ${asError(last).message}`, {
 		cause: last,
-		hint: `The thaw guard (process ${guard.pid ?? 'unknown'}) goes on trying; \`quiesce thaw\` tries at once.`,
+		hint: `The guard (process ${guard.pid ?? 'unknown'}) goes on trying; \`quiesce thaw\` tries at once.`,
 	});
 }
 

@@ -88,8 +88,8 @@ export async function reachableSocket(
 	return undefined;
 }
 
-/** True also where it may not be known. */
-async function sharesMounts(pid: number, proc: string): Promise<boolean> {
+/** Whether paths mean the same to a process as to us. True also where it may not be known. */
+export async function sharesMounts(pid: number, proc = '/proc'): Promise<boolean> {
 	const theirs = await readLink(path.join(proc, String(pid), 'ns/mnt'));
 	const ours = await readLink(path.join(proc, 'self/ns/mnt'));
 	return theirs === undefined || ours === undefined || theirs === ours;

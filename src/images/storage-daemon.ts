@@ -1,8 +1,9 @@
-import {type ChildProcess, spawn} from 'node:child_process';
+import {type ChildProcess, execFile, spawn} from 'node:child_process';
 import {once} from 'node:events';
 import net from 'node:net';
 import type {Readable} from 'node:stream';
 import {setImmediate as immediate, setTimeout as delay} from 'node:timers/promises';
+import {promisify} from 'node:util';
 import {filter, firstValueFrom} from 'rxjs';
 import {asError, QuiesceError} from '../errors.ts';
 import {QmpConnection} from '../qmp/connection.ts';
@@ -17,6 +18,21 @@ const KEPT_ERROR_BYTES = 4096;
 
 /** Compressed writes are of whole clusters (block/filter-compress.c), so an image has a whole number of them at first. */
 export const ALIGNMENT_BYTES = 64 * 1024;
+
+/** The version of the storage daemon, in its own words. Throws if there is none. */
+export async function requireStorageDaemon(): Promise<string> {
+	const {stdout} = await promisify(execFile)(PROGRAM, ['--version']).catch((cause: unknown) => {
+		throw notStarted(cause);
+	});
+	return stdout.split('\n')[0] ?? '';
+}
+
+function notStarted(cause: unknown): QuiesceError {
+	return new QuiesceError('FAILED', `cannot start ${PROGRAM}: ${asError(cause).message}`, {
+		cause,
+		hint: 'On Debian it is in the package qemu-system-common.',
+	});
+}
 
 export interface DaemonImage {
 	/** Of the export, and the stem of the daemon's node names. */
@@ -71,10 +87,7 @@ export class StorageDaemon {
 		try {
 			await once(child, 'spawn');
 		} catch (cause) {
-			throw new QuiesceError('FAILED', `cannot start ${PROGRAM}: ${asError(cause).message}`, {
-				cause,
-				hint: 'On Debian it is in the package qemu-system-common.',
-			});
+			throw notStarted(cause);
 		}
 		const control = child.stdio[3];
 		if (!(control instanceof net.Socket) || child.pid === undefined)

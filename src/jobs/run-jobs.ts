@@ -20,13 +20,9 @@ import {QmpCommandError} from '../qmp/errors.ts';
 import type {QmpJobInfo} from '../qmp/schema.ts';
 import {guardedBy} from '../rx/guarded-by.ts';
 import {JobError} from './errors.ts';
+import {failOnStall} from './fail-on-stall.ts';
 import {followStates, type JobState, type JobStates} from './job-states.ts';
-
-/** A job and what it is called in messages. */
-export interface NamedJob {
-	readonly id: string;
-	readonly label: string;
-}
+import type {NamedJob} from './named-job.ts';
 
 export interface JobProgress {
 	readonly id: string;
@@ -38,6 +34,14 @@ export interface JobProgress {
 export type JobsMessage<Value> =
 	| {readonly kind: 'started'; readonly value: Value}
 	| {readonly kind: 'progress'; readonly jobs: readonly JobProgress[]};
+
+export interface RunOptions {
+	/** What ends the jobs by failing. */
+	readonly watchers$?: readonly Observable<never>[];
+	readonly pollMs?: number;
+	/** A job that runs for so long without any progress has failed. */
+	readonly stallMs?: number;
+}
 
 /**
  * Starts jobs that must all succeed, follows them by events, finalizes them once every one is pending, and dismisses
@@ -52,7 +56,7 @@ export function runJobs<Value>(
 	qmp: QmpConnection,
 	jobs: readonly NamedJob[],
 	start: () => Promise<Value>,
-	{watchers$ = [], pollMs = 500}: {readonly watchers$?: readonly Observable<never>[]; readonly pollMs?: number} = {},
+	{watchers$ = [], pollMs = 500, stallMs = Infinity}: RunOptions = {},
 ): Observable<JobsMessage<Value>> {
 	const ids = jobs.map(job => job.id);
 	return defer(() => {
@@ -75,6 +79,7 @@ export function runJobs<Value>(
 		);
 		const progress$ = timer(0, pollMs).pipe(
 			exhaustMap(() => qmp.execute('query-jobs')),
+			failOnStall(jobs, stallMs),
 			map(infos => ({kind: 'progress' as const, jobs: infos.filter(({id}) => ids.includes(id)).map(progressOf)})),
 		);
 		return concat(

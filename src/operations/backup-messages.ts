@@ -7,6 +7,14 @@ import type {QuiesceRequest} from './with-quiescer.ts';
 export interface BackupRequest extends QuiesceRequest, DiskSelection {
 	/** The repository's folder, which must exist; an empty one becomes a repository. */
 	readonly repository: string;
+	/** How the point is cut and read; undefined for the best that the VM can. */
+	readonly method?: CutMethod | undefined;
+	/** Where `fleece` keeps old data while it copies, instead of beside each disk's image. Local. */
+	readonly scratch?: string | undefined;
+	/** For how long a request of the guest may wait for `fleece`. Whole, 1 to 4; default 2. */
+	readonly maxStallSeconds?: number | undefined;
+	/** After so long without any progress the copy fails; undefined for the method's own. */
+	readonly targetTimeoutMs?: number | undefined;
 	readonly sink: SinkName;
 	readonly compression: 'none' | 'zstd';
 	/** For each disk. */
@@ -51,6 +59,7 @@ export interface CutRecord {
 	readonly at: string;
 	readonly consistency: Consistency;
 	readonly freeze: FreezeRecord | null;
+	readonly standstill: PointManifest['standstill'];
 	/** Why it is not as good as was asked for. */
 	readonly degraded?: string;
 }

@@ -1,16 +1,17 @@
-import {concat, concatMap, defer, EMPTY, mergeMap, type Observable, of} from 'rxjs';
+import {concat, concatMap, defer, EMPTY, type Observable, of} from 'rxjs';
 import {warnings as warningsOf} from '../block/coverage.ts';
 import {readBlockGraph} from '../block/read-graph.ts';
 import {openOrCreateRepository, previewRepository, type Repository} from '../repository/repository.ts';
 import type {BackupMessage, BackupPlan, BackupRequest} from './backup-messages.ts';
 import {captureMachine} from './capture-machine.ts';
-import {checkSpace} from './check-space.ts';
+import {checkScratch, checkSpace} from './check-space.ts';
+import {chooseMethod} from './choose-method.ts';
 import type {Quiescer} from './quiescer.ts';
-import {recoverLeftovers, removeDeadPartials} from './recover.ts';
-import type {Run} from './run.ts';
+import {recoverVm} from './recover.ts';
 import {selectDisks} from './select-disks.ts';
-import {METHOD, takePoint} from './take-point.ts';
-import type {VmSession} from './vm-session.ts';
+import {takePoint} from './take-point.ts';
+import {lookAgain, type VmSession} from './vm-session.ts';
+import {type GuardedRun, withGuard} from './with-guard.ts';
 import {withQuiescer} from './with-quiescer.ts';
 import {withVm} from './with-vm.ts';
 
@@ -19,34 +20,42 @@ import {withVm} from './with-vm.ts';
  * which the point is durable, or fails and leaves nothing of the run behind.
  */
 export function backup(request: BackupRequest): Observable<BackupMessage> {
-	return withVm(request, `backup since ${new Date().toISOString()}`, (vm, run) =>
+	const doing = `backup since ${new Date().toISOString()}`;
+	return withVm(request, doing, (vm, run) =>
 		defer(() => (request.dryRun === true ? previewRepository : openOrCreateRepository)(request.repository)).pipe(
-			concatMap(repository =>
-				concat(
-					request.dryRun === true ? EMPTY : recoverAll(vm, repository),
-					withQuiescer(request, vm, run.id, (quiescer, whyNot) =>
-						concat(
-							(quiescer?.recovered ?? []).map(recovered),
-							defer(() => prepare(request, vm, run, repository, quiescer, whyNot)).pipe(concatMap(point$ => point$)),
-						),
+			concatMap(repository => {
+				const {qmp, agent} = request.sockets;
+				const guarded = {agent, vm: {qmp, name: vm.name, repository: repository.path}};
+				return withGuard(request, run, guarded, guardedRun =>
+					concat(
+						request.dryRun === true ? EMPTY : recoverVm(vm, request, repository),
+						// It may go on only now.
+						defer(() => lookAgain(vm)).pipe(concatMap(now => point(request, now, guardedRun, repository))),
 					),
-				),
-			),
+				);
+			}),
 		),
 	);
 }
 
-function recoverAll(vm: VmSession, repository: Repository): Observable<BackupMessage> {
-	return concat(
-		defer(() => recoverLeftovers(vm.qmp)),
-		defer(() => removeDeadPartials(repository, vm.name)),
-	).pipe(mergeMap(texts => texts.map(recovered)));
+function point(
+	request: BackupRequest,
+	vm: VmSession,
+	guarded: GuardedRun,
+	repository: Repository,
+): Observable<BackupMessage> {
+	return withQuiescer(request, vm, guarded, (quiescer, whyNot) =>
+		concat(
+			(quiescer?.recovered ?? []).map(text => ({kind: 'recovered' as const, text})),
+			defer(() => prepare(request, vm, guarded, repository, quiescer, whyNot)).pipe(concatMap(point$ => point$)),
+		),
+	);
 }
 
 async function prepare(
 	request: BackupRequest,
 	vm: VmSession,
-	run: Run,
+	{run, guard}: GuardedRun,
 	repository: Repository,
 	quiescer: Quiescer | undefined,
 	whyNotQuiesced: string | undefined,
@@ -54,17 +63,22 @@ async function prepare(
 	request.signal.throwIfAborted();
 	const graph = await readBlockGraph(vm.qmp, vm.schema);
 	const {disks, skipped} = selectDisks(graph, request);
-	const {machine, qemuUid} = await captureMachine(vm, request.sockets.qmp, graph);
-	const space = await checkSpace(repository.path, request.compression, disks);
+	const {machine, qemu, qemuUid} = await captureMachine(vm, request.sockets.qmp, graph);
+	const chosen = await chooseMethod(request, vm, disks, qemu);
+	const space = [
+		...(await checkSpace(repository.path, request.compression, disks)),
+		...(await checkScratch(chosen, disks)),
+	];
 	const degraded = whyNotQuiesced === undefined ? [] : [`crash-consistent only: ${whyNotQuiesced}`];
-	const warnings = [...degraded, ...disks.flatMap(disk => warningsOf(disk)), ...space];
+	const instead = chosen.because === undefined ? [] : [`method push, for which the guest can wait: ${chosen.because}`];
+	const warnings = [...degraded, ...instead, ...disks.flatMap(disk => warningsOf(disk)), ...space];
 	const plan: BackupPlan = {
 		vm: vm.name,
 		run: run.id,
 		disks: disks.map(({name, medium}) => ({name, sizeBytes: medium.virtualSize, format: medium.format})),
 		skipped,
 		quiesce: quiescer !== undefined,
-		method: METHOD,
+		method: chosen.method,
 		sink: request.sink,
 		compression: request.compression,
 	};
@@ -73,10 +87,6 @@ async function prepare(
 		of({kind: 'planned' as const, plan}),
 		request.dryRun === true
 			? EMPTY
-			: takePoint({request, vm, run, repository, quiescer, disks, skipped, warnings, machine, qemuUid}),
+			: takePoint({request, vm, run, guard, repository, quiescer, disks, skipped, warnings, machine, qemuUid, chosen}),
 	);
-}
-
-function recovered(text: string): BackupMessage {
-	return {kind: 'recovered', text};
 }

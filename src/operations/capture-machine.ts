@@ -1,7 +1,7 @@
 import type {BlockGraph} from '../block/graph.ts';
 import type {SocketAddress} from '../config/address.ts';
 import {redactSecrets} from '../host/command-line.ts';
-import {isQemu, processServing} from '../host/processes.ts';
+import {type HostProcess, isQemu, processServing} from '../host/processes.ts';
 import type {QmpConnection} from '../qmp/connection.ts';
 import {QmpCommandError} from '../qmp/errors.ts';
 import type {Machine} from '../repository/machine.ts';
@@ -9,7 +9,9 @@ import type {VmSession} from './vm-session.ts';
 
 export interface CapturedMachine {
 	readonly machine: Machine;
-	/** The user that QEMU runs as, where it is another than ours. */
+	/** The VM's process, where this host can show it. */
+	readonly qemu: HostProcess | undefined;
+	/** The user that it runs as, where it is another than ours. */
 	readonly qemuUid: number | undefined;
 }
 
@@ -23,6 +25,7 @@ export async function captureMachine(
 	// A proxy may stand before the monitor; its command line starts no VM.
 	const found = server && isQemu(server) ? server : undefined;
 	return {
+		qemu: found,
 		qemuUid: found?.uid === process.getuid?.() ? undefined : found?.uid,
 		machine: {
 			format: 1,

@@ -1,4 +1,5 @@
 import {QuiesceError} from '../errors.ts';
+import {type ChosenMethod, scratchFolders} from './choose-method.ts';
 import type {DiskWithMedium} from './select-disks.ts';
 import {freeBytes, LEAST_BYTES} from './watch-space.ts';
 
@@ -18,6 +19,31 @@ export async function checkSpace(
 	const words = `the disks hold up to ${mib(needed)} MiB, and ${repository} has ${mib(free)} MiB free to be used`;
 	if (compression === 'zstd' && free > 0) return [`${words}: the copy has to compress well to fit`];
 	throw new QuiesceError('FAILED', words, {hint: 'Free some space, or let the copy be compressed.'});
+}
+
+/**
+ * Scratch takes what the guest overwrites while it is copied: at the worst all that the disks hold, and mostly very
+ * little. A file system that is all but full is refused; the worst case that does not fit is a warning.
+ */
+export async function checkScratch(chosen: ChosenMethod, disks: readonly DiskWithMedium[]): Promise<string[]> {
+	const warnings: string[] = [];
+	for (const folder of scratchFolders(chosen)) {
+		const here = disks.filter(({name}) => chosen.scratchFolders.get(name) === folder);
+		const worst = here.reduce((sum, {medium}) => sum + neededBytes(medium), 0);
+		const free = Math.max(0, (await freeBytes(folder)) - LEAST_BYTES);
+		if (free === 0) {
+			throw new QuiesceError('FAILED', `no space is free in ${folder}, where scratch is to be`, {
+				hint: 'Free some space, or name another folder with --scratch.',
+			});
+		}
+		if (worst > free) {
+			warnings.push(
+				`scratch in ${folder} can take up to ${mib(worst)} MiB if the guest overwrites all of it, ` +
+					`and ${mib(free)} MiB are free: if it fills, the backup fails`,
+			);
+		}
+	}
+	return warnings;
 }
 
 function neededBytes({virtualSize, allocatedBytes = virtualSize, chain}: DiskWithMedium['medium']): number {

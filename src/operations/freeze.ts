@@ -8,6 +8,7 @@ import {freezeLastingly, type FreezeWindow} from '../guest-agent/freeze-window.t
 import {agentLockKey} from '../guest-agent/frozen-marker.ts';
 import {type HostLock, takeLock} from '../host/lock.ts';
 import type {Transcript} from '../qmp/transcript.ts';
+import {Guard} from './guard.ts';
 import {openQuiescer, type Quiescer} from './quiescer.ts';
 
 /** Between the request to end and the end by force. */
@@ -34,7 +35,7 @@ export interface LastingFreeze {
 
 /** Freezes and returns, with the guest frozen: until `thaw`, or until the guard thaws it after `holdMs`. */
 export function freezeUntilThawed(request: FreezeRequest): Promise<LastingFreeze> {
-	return withQuiescerOf(request, request.holdMs, async ({agent, guard}, run, lock) => {
+	return withQuiescerOf(request, request.holdMs, async ({agent}, {run, lock, guard}) => {
 		const until = new Date(Date.now() + request.holdMs).toISOString();
 		const {freezeTimeoutMs: timeoutMs, mountpoints, holdMs} = request;
 		const fileSystems = await freezeLastingly(
@@ -76,20 +77,25 @@ export function freezeAround(request: FreezeRequest, argv: readonly string[]): P
 async function withQuiescerOf<Value>(
 	request: FreezeRequest,
 	holdMs: number,
-	use: (quiescer: Quiescer, run: string, lock: HostLock) => Promise<Value>,
+	use: (
+		quiescer: Quiescer,
+		held: {readonly run: string; readonly lock: HostLock; readonly guard: Guard},
+	) => Promise<Value>,
 ): Promise<Value> {
 	const run = newRunId();
 	const holder = {pid: process.pid, run, doing: 'a freeze'};
 	const lock = await takeLock(await agentLockKey(request.agent), 'the guest', holder);
+	const guard = Guard.start({agent: request.agent});
 	try {
-		const quiescer = await openQuiescer(request.agent, {...request, run, holdMs});
+		const quiescer = await openQuiescer(request.agent, {...request, run, holdMs, guard});
 		try {
 			quiescer.recovered.forEach(request.tell);
-			return await use(quiescer, run, lock);
+			return await use(quiescer, {run, lock, guard});
 		} finally {
 			quiescer.close();
 		}
 	} finally {
+		guard.end();
 		await lock.release();
 	}
 }

@@ -84,7 +84,8 @@ export async function inspect(
 	}
 }
 
-async function inspectAgent(
+/** What the agent says of itself. Opens its socket, and nothing more. */
+export async function inspectAgent(
 	{agent: address}: VmSockets,
 	running: boolean,
 	{signal, transcript}: {signal: AbortSignal; transcript?: Transcript | undefined},

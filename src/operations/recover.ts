@@ -1,100 +1,82 @@
-import fs from 'node:fs/promises';
-import {setTimeout as delay} from 'node:timers/promises';
-import {processServing} from '../host/processes.ts';
-import {JobError} from '../jobs/errors.ts';
-import {yank} from '../jobs/yank.ts';
-import type {QmpConnection} from '../qmp/connection.ts';
-import {stateOf} from '../repository/owner.ts';
-import {listPartials, removePartial} from '../repository/partial-point.ts';
-import type {Repository} from '../repository/repository.ts';
-import {socketIn} from '../sink/daemon.ts';
-import {isAlive, requireDead, runFolders} from './run.ts';
-import {nodesOfRun, runsInside, unwindInside} from './unwind.ts';
+import {concat, defer, from, map, mergeMap, type Observable} from 'rxjs';
+import type {SocketAddress} from '../config/address.ts';
+import {GuestAgent} from '../guest-agent/agent.ts';
+import {agentLockKey, readMarker} from '../guest-agent/frozen-marker.ts';
+import {type HostLock, LockedError, takeLock} from '../host/lock.ts';
+import {openRepository, type Repository} from '../repository/repository.ts';
+import {removeDeadPartials} from './dead-partials.ts';
+import {removeLeftovers, resumeIfLeft} from './leftovers.ts';
+import {isQuiesceFailure} from './quiescer.ts';
+import {thawLeftover} from './thaw-leftover.ts';
+import type {VmSession} from './vm-session.ts';
+import {RECOVERY, type VmRequest, withVm} from './with-vm.ts';
 
-const KILL_WAIT_MS = 3_000;
-/** SS_CONNECTED in the kernel's table of Unix sockets. */
-const CONNECTED = '03';
+export interface RecoverRequest extends VmRequest {
+	/** Where partial points of the VM are looked for; undefined for nowhere. */
+	readonly repository?: string | undefined;
+	/** Where scratch was put by name, instead of beside the images. */
+	readonly scratch?: string | undefined;
+}
+
+/** One thing that was undone, in words. */
+export interface Recovered {
+	readonly kind: 'recovered';
+	readonly text: string;
+}
 
 /**
- * Undoes what dead runs left in a VM and on this host: jobs, nodes, storage daemons, folders. Returns what it did, in
- * words. The caller holds the VM's lock, so a run that is alive in there is one that came by another name: it is left
- * alone, with a `LockedError`.
+ * Undoes what dead runs left in a VM, on this host and in a repository. Cold. Emits what it did, and nothing where nothing
+ * was left. Touches nothing of a run that lives, with which it fails with a `LockedError`, and nothing that is not ours.
  */
-export async function recoverLeftovers(qmp: QmpConnection): Promise<string[]> {
-	const done: string[] = [];
-	const inside = await runsInside(qmp);
-	for (const run of inside) {
-		await requireDead(run, 'the VM');
-		done.push(...(await unwindDead(qmp, run)));
-	}
-	for (const {run, folder} of await runFolders()) {
-		if (await isAlive(run)) continue;
-		// Another VM, where its jobs go on: they would fail the guest's writes, and the next run there ends them first.
-		if (!inside.has(run) && (await hasClients(socketIn(folder)))) continue;
-		if (await endDaemon(folder)) done.push(endedDaemon(run));
-		await fs.rm(folder, {recursive: true, force: true});
-	}
-	if (done.length > 0 && (await qmp.execute('query-status')).status === 'io-error') {
-		done.push(
-			'found the VM paused by an I/O error, which the lost run may have caused: `cont` on its monitor resumes it',
-		);
-	}
-	return done;
+export function recover(request: RecoverRequest): Observable<Recovered> {
+	return withVm(request, RECOVERY, vm =>
+		defer(async () => (request.repository === undefined ? undefined : openRepository(request.repository))).pipe(
+			mergeMap(repository => recoverVm(vm, request, repository)),
+		),
+	);
 }
 
-/** Half a minute is much longer than the moments for which the partial point of a live run names no owner. */
-const OWNERLESS_MS = 30_000;
-
-/** Removes the partial points of dead runs. Those of another host's, on a shared file system, are left alone. */
-export async function removeDeadPartials(repository: Repository, vm: string): Promise<string[]> {
-	const done: string[] = [];
-	for (const partial of await listPartials(repository, vm)) {
-		const {owner, folder} = partial;
-		const isDead = owner ? (await stateOf(owner)) === 'dead' : (await ageMs(folder)) > OWNERLESS_MS;
-		if (!isDead) continue;
-		await removePartial(partial);
-		done.push(`removed the unfinished point ${partial.id}${owner ? ` of run ${owner.run}` : ''}`);
-	}
-	return done;
+/** As {@link recover}, for the holder of the VM's lock. */
+export function recoverVm(
+	vm: Pick<VmSession, 'qmp' | 'schema' | 'name'>,
+	{sockets, scratch}: Pick<RecoverRequest, 'sockets' | 'scratch'>,
+	repository: Repository | undefined,
+): Observable<Recovered> {
+	return concat(
+		// In the order of the harm that each does to the guest.
+		defer(() => resumeIfLeft(vm.qmp)),
+		defer(async () => (sockets.agent ? thawIfLeft(sockets.agent) : [])),
+		defer(() => removeLeftovers(vm.qmp, vm.schema, scratch)),
+		defer(async () => (repository ? removeDeadPartials(repository, vm.name) : [])),
+	).pipe(
+		mergeMap(texts => from(texts)),
+		map(text => ({kind: 'recovered' as const, text})),
+	);
 }
 
-async function ageMs(folder: string): Promise<number> {
-	return Date.now() - (await fs.stat(folder)).mtimeMs;
-}
-
-/** A job whose daemon hangs only ends when that has gone, or, where it cannot be killed, its connection. */
-async function unwindDead(qmp: QmpConnection, run: string): Promise<string[]> {
-	const unwind = async (): Promise<string> =>
-		`removed ${(await unwindInside(qmp, run)).join(', ')}, left by run ${run}`;
+/** A freeze whose lock is held is that of a run, or of its guard, which lives. */
+async function thawIfLeft(address: SocketAddress): Promise<string[]> {
+	const marker = await readMarker(address);
+	if (!marker) return [];
+	let lock: HostLock;
 	try {
-		return [await unwind()];
+		const holder = {pid: process.pid, run: marker.run, doing: RECOVERY};
+		lock = await takeLock(await agentLockKey(address), 'the guest agent', holder);
 	} catch (error) {
-		if (!(error instanceof JobError)) throw error;
-		await yank(qmp, await nodesOfRun(qmp, run));
-		const found = (await runFolders()).find(candidate => candidate.run === run);
-		const hadDaemon = found !== undefined && (await endDaemon(found.folder));
-		return [...(hadDaemon ? [endedDaemon(run)] : []), await unwind()];
+		if (error instanceof LockedError) return [];
+		throw error;
 	}
-}
-
-function endedDaemon(run: string): string {
-	return `ended the storage daemon of run ${run}`;
-}
-
-/** True if there was one to end. Whatever serves the run's socket is the run's. */
-async function endDaemon(folder: string): Promise<boolean> {
-	const daemon = await processServing(socketIn(folder));
-	if (!daemon) return false;
-	process.kill(daemon.pid, 'SIGKILL');
-	for (let waited = 0; waited < KILL_WAIT_MS && (await processServing(socketIn(folder))); waited += 50) await delay(50);
-	return true;
-}
-
-/** Whether a process is connected to a Unix socket that another serves. */
-async function hasClients(socket: string): Promise<boolean> {
-	const table = await fs.readFile('/proc/net/unix', 'utf8');
-	return table.split('\n').some(line => {
-		const [, , , , , state, , ...bound] = line.split(' ').filter(field => field !== '');
-		return state === CONNECTED && bound.join(' ') === socket;
-	});
+	try {
+		const agent = await GuestAgent.open(address);
+		try {
+			return await thawLeftover(agent);
+		} finally {
+			agent.close();
+		}
+	} catch (error) {
+		if (!isQuiesceFailure(error)) throw error;
+		return [`could not thaw the guest, which run ${marker.run} may have left frozen: ${error.message}`];
+	} finally {
+		await lock.release();
+	}
 }

@@ -1,48 +1,34 @@
 import {concat, concatMap, defer, EMPTY, from, map, type Observable, of} from 'rxjs';
-import type {Cut, CutMethod, PrepareCut} from '../cut/cut.ts';
-import {preparePush} from '../cut/push.ts';
+import type {Cut, CutMethod} from '../cut/cut.ts';
 import {AgentError} from '../guest-agent/errors.ts';
 import type {FreezeWindow} from '../guest-agent/freeze-window.ts';
 import {JobError} from '../jobs/errors.ts';
 import {type JobProgress, runJobs} from '../jobs/run-jobs.ts';
-import type {Machine} from '../repository/machine.ts';
 import type {FreezeRecord} from '../repository/manifest.ts';
 import {createPartialPoint, type PartialPoint} from '../repository/partial-point.ts';
 import type {Point} from '../repository/points.ts';
-import type {Repository} from '../repository/repository.ts';
 import {aborted} from '../rx/aborted.ts';
 import {scoped} from '../rx/scoped.ts';
 import {openDaemonSink} from '../sink/daemon.ts';
 import {openInlineSink} from '../sink/inline.ts';
 import type {OpenSink, Sink, SinkName} from '../sink/sink.ts';
-import type {BackupMessage, BackupRequest, CutRecord, DiskProgress} from './backup-messages.ts';
-import {isQuiesceFailure, type Quiescer} from './quiescer.ts';
+import type {BackupMessage, CutRecord, DiskProgress} from './backup-messages.ts';
+import {scratchFolders} from './choose-method.ts';
+import {clearPausing, markPausing} from './pause-marker.ts';
+import type {PointTask} from './point-task.ts';
+import {prepareCut} from './prepare-cut.ts';
+import {isQuiesceFailure} from './quiescer.ts';
 import {reachAgain} from './reach-again.ts';
-import type {Run} from './run.ts';
-import type {DiskWithMedium} from './select-disks.ts';
 import {unwindInside} from './unwind.ts';
-import type {VmSession} from './vm-session.ts';
 import {watchSpace} from './watch-space.ts';
 import {lostErrors} from './with-vm.ts';
 import {programVersion} from '../version.ts';
 
-export interface PointTask {
-	readonly request: BackupRequest;
-	readonly vm: VmSession;
-	readonly run: Run;
-	readonly repository: Repository;
-	readonly quiescer: Quiescer | undefined;
-	readonly disks: readonly DiskWithMedium[];
-	readonly skipped: readonly {readonly name: string; readonly reason: string}[];
-	readonly warnings: readonly string[];
-	readonly machine: Machine;
-	readonly qemuUid: number | undefined;
-}
-
-/** The one there is. */
-export const METHOD: CutMethod = 'push';
 const SINKS: Record<SinkName, OpenSink> = {daemon: openDaemonSink, inline: openInlineSink};
-const CUTS: Record<CutMethod, PrepareCut> = {push: preparePush};
+/** A guest may wait for a target only with `push`, and gives up after 30 s (the Linux SCSI driver). */
+const TARGET_TIMEOUT_MS: Record<CutMethod, number> = {fleece: 300_000, push: 10_000};
+/** Longer than any pause takes; then the run counts as hung. */
+const PAUSE_MS = 15_000;
 
 /**
  * The partial point around the nodes in QEMU around the sink around the jobs: on a failure each is undone before the
@@ -88,16 +74,8 @@ function openSink({request, vm, run, disks, qemuUid}: PointTask, partial: Partia
 }
 
 function copyAndSettle(task: PointTask, partial: PartialPoint, sink: Sink): Observable<BackupMessage> {
-	const {request, vm, run, disks, repository} = task;
-	return defer(() =>
-		CUTS[METHOD]({
-			qmp: vm.qmp,
-			run: run.id,
-			disks: disks.map(({name, medium}) => ({name, node: medium.node, target: sink.nodeOf(name)})),
-			compress: sink.jobCompresses,
-			speedBytesPerSecond: request.speedBytesPerSecond,
-		}),
-	).pipe(
+	const {request, vm, chosen, repository} = task;
+	return defer(() => prepareCut(task, sink)).pipe(
 		concatMap(cut => {
 			let record: CutRecord | undefined;
 			const start = async (): Promise<CutRecord> => {
@@ -106,7 +84,15 @@ function copyAndSettle(task: PointTask, partial: PartialPoint, sink: Sink): Obse
 				return taken;
 			};
 			const copied$ = runJobs(vm.qmp, cut.jobs, start, {
-				watchers$: [aborted(request.signal), defer(() => from(sink.broken)), watchSpace(repository.path)],
+				watchers$: [
+					aborted(request.signal),
+					defer(() => from(sink.broken)),
+					watchSpace(repository.path, 'Free some space, or name another repository.'),
+					...scratchFolders(chosen).map(folder =>
+						watchSpace(folder, 'Scratch is there: name another folder with --scratch.'),
+					),
+				],
+				stallMs: request.targetTimeoutMs ?? TARGET_TIMEOUT_MS[chosen.method],
 			}).pipe(
 				map((message): BackupMessage => {
 					if (message.kind === 'progress') return {kind: 'progress', disks: progressOf(cut, message.jobs)};
@@ -116,6 +102,7 @@ function copyAndSettle(task: PointTask, partial: PartialPoint, sink: Sink): Obse
 			);
 			const settled$ = defer(async (): Promise<BackupMessage> => {
 				if (!record) throw new Error('the jobs ended before the cut');
+				await cut.release();
 				await sink.settle();
 				request.signal.throwIfAborted();
 				const {manifest, folder} = await finish(task, partial, record);
@@ -127,7 +114,7 @@ function copyAndSettle(task: PointTask, partial: PartialPoint, sink: Sink): Obse
 }
 
 function finish(task: PointTask, partial: PartialPoint, cut: CutRecord): Promise<Point> {
-	const {request, vm, disks, skipped, warnings, machine} = task;
+	const {request, vm, disks, skipped, warnings, machine, chosen} = task;
 	return partial.finish(
 		{
 			uuid: vm.uuid ?? null,
@@ -136,9 +123,10 @@ function finish(task: PointTask, partial: PartialPoint, cut: CutRecord): Promise
 			cutAt: cut.at,
 			consistency: cut.consistency,
 			freeze: cut.freeze,
+			standstill: cut.standstill,
 			qemu: {version: vm.version, package: vm.qmp.version.package},
 			tool: {version: programVersion()},
-			method: METHOD,
+			method: chosen.method,
 			sink: request.sink,
 			compression: request.compression,
 			disks: disks.map(({name, fileName, deviceType, medium}) => ({
@@ -157,25 +145,46 @@ function finish(task: PointTask, partial: PartialPoint, cut: CutRecord): Promise
 }
 
 /** The cut, in a frozen guest if there is a quiescer. Under `require` anything less than a sound freeze fails. */
-async function takeCut({request, quiescer}: PointTask, cut: Cut): Promise<CutRecord> {
-	const take = async (): Promise<string> => {
+async function takeCut(task: PointTask, cut: Cut): Promise<CutRecord> {
+	const {request, quiescer} = task;
+	// Never twice: where the answer is late the first one may yet be done.
+	const progress = {hasBegun: false};
+	const take = async (): Promise<Pick<CutRecord, 'at' | 'standstill'>> => {
 		request.signal.throwIfAborted();
 		const at = new Date().toISOString();
-		await cut.take();
-		progress.isTaken = true;
-		return at;
+		progress.hasBegun = true;
+		const {stood, ms} = await cut.take();
+		return {at, standstill: {of: stood, seconds: ms / 1000}};
 	};
-	const progress = {isTaken: false};
-	if (!quiescer) return {at: await take(), consistency: 'crash-consistent', freeze: null};
+	const takeQuietly = async (): Promise<CutRecord> => {
+		if (!quiescer) return {...(await take()), consistency: 'crash-consistent', freeze: null};
+		try {
+			const {value: taken, window} = await quiescer.whileFrozen(take);
+			const freeze = freezeRecord(window);
+			if (window.doubt === undefined) return {...taken, consistency: 'quiesced', freeze};
+			const degraded = `the freeze did not hold: ${window.doubt}`;
+			if (request.quiesce === 'require') throw new AgentError(degraded);
+			return {...taken, consistency: 'crash-consistent', freeze, degraded};
+		} catch (error) {
+			if (request.quiesce === 'require' || progress.hasBegun || !isQuiesceFailure(error)) throw error;
+			return {...(await take()), consistency: 'crash-consistent', freeze: null, degraded: error.message};
+		}
+	};
+	return cut.pauses ? resumedByGuard(task, takeQuietly) : takeQuietly();
+}
+
+/** While `work` may have the VM paused, our death is followed by its going on: by the guard's doing, else the next run's. */
+async function resumedByGuard<Value>(
+	{request, run, guard, quiescer}: PointTask,
+	work: () => Promise<Value>,
+): Promise<Value> {
+	await markPausing(run.folder);
+	await guard.watchPause(PAUSE_MS + (quiescer ? request.freezeTimeoutMs : 0));
 	try {
-		const {value: at, window} = await quiescer.whileFrozen(take);
-		const freeze = freezeRecord(window);
-		if (window.doubt === undefined) return {at, consistency: 'quiesced', freeze};
-		if (request.quiesce === 'require') throw new AgentError(`the freeze did not hold: ${window.doubt}`);
-		return {at, consistency: 'crash-consistent', freeze, degraded: `the freeze did not hold: ${window.doubt}`};
-	} catch (error) {
-		if (request.quiesce === 'require' || progress.isTaken || !isQuiesceFailure(error)) throw error;
-		return {at: await take(), consistency: 'crash-consistent', freeze: null, degraded: error.message};
+		return await work();
+	} finally {
+		await guard.pauseOver();
+		await clearPausing(run.folder);
 	}
 }
 
@@ -199,7 +208,7 @@ function progressOf({jobs}: Cut, progress: readonly JobProgress[]): DiskProgress
 /** Leaves nothing of the run in QEMU. A guest that our own full target has stopped goes on. */
 async function unwind({request, vm, run}: PointTask): Promise<void> {
 	await reachAgain(vm.qmp, request.sockets, async qmp => {
-		await unwindInside(qmp, run.id);
+		await unwindInside(qmp, vm.schema, run.id);
 		const {status} = await qmp.execute('query-status');
 		if (!vm.running || status !== 'io-error') return;
 		await qmp.execute('cont');

@@ -32,6 +32,12 @@ export interface VmSession {
 	readonly status: string;
 }
 
+/** The session with what QEMU says now of whether the VM runs. */
+export async function lookAgain(vm: VmSession): Promise<VmSession> {
+	const {running, status} = await vm.qmp.execute('query-status');
+	return {...vm, running, status};
+}
+
 /** Connects and asks who is there. The caller closes `qmp`. */
 export async function openVm(
 	sockets: VmSockets,

@@ -14,9 +14,9 @@ export async function freeBytes(folder: string): Promise<number> {
 
 /**
  * Never emits; fails shortly before a file system is full. A push job that meets a full target fails the guest's own
- * writes with it, so it has to be cancelled before that. The margin is what was written in the last interval, twice.
+ * writes with it, so it has to be cancelled before that; so does what fills the file system of the guest's images. The margin is what was written in the last interval, twice.
  */
-export function watchSpace(folder: string): Observable<never> {
+export function watchSpace(folder: string, hint: string): Observable<never> {
 	return timer(0, EVERY_MS).pipe(
 		concatMap(() => freeBytes(folder)),
 		scan((last, free) => ({free, used: Math.max(0, last.free - free)}), {free: 0, used: 0}),
@@ -26,7 +26,7 @@ export function watchSpace(folder: string): Observable<never> {
 				: throwError(
 						() =>
 							new QuiesceError('FAILED', `no space is left in ${folder}: the copy was stopped before it was full`, {
-								hint: 'Free some space, or name another repository.',
+								hint,
 							}),
 					),
 		),

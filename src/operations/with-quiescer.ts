@@ -1,9 +1,10 @@
-import {concat, concatMap, defer, EMPTY, type Observable} from 'rxjs';
+import {defer, EMPTY, type Observable} from 'rxjs';
 import type {SocketAddress} from '../config/address.ts';
 import {AgentError} from '../guest-agent/errors.ts';
-import {agentLockKey, readMarker} from '../guest-agent/frozen-marker.ts';
+import {agentLockKey} from '../guest-agent/frozen-marker.ts';
 import {takeLock} from '../host/lock.ts';
 import {scoped} from '../rx/scoped.ts';
+import type {GuardedRun} from './with-guard.ts';
 import {isQuiesceFailure, openQuiescer, type QuiescePolicy, type Quiescer} from './quiescer.ts';
 import type {VmSession} from './vm-session.ts';
 import {lostErrors, type VmRequest} from './with-vm.ts';
@@ -23,33 +24,17 @@ export interface QuiesceRequest extends VmRequest {
 export function withQuiescer<Message>(
 	request: QuiesceRequest,
 	vm: VmSession,
-	run: string,
+	guarded: GuardedRun,
 	use: (quiescer: Quiescer | undefined, whyNot?: string) => Observable<Message>,
 ): Observable<Message> {
 	const {quiesce: policy} = request;
 	return defer(() => {
-		if (policy === 'never') return concat(thawLeftover<Message>(request, vm, run), use(undefined));
+		if (policy === 'never') return use(undefined);
 		const agent = agentOf(request, vm);
-		if (!(agent instanceof AgentError)) return withAgent(request, agent, vm.name, run, use);
+		if (!(agent instanceof AgentError)) return withAgent(request, agent, vm.name, guarded, use);
 		if (policy === 'require') throw agent;
 		return use(undefined, agent.message);
 	});
-}
-
-/** Also a run that does not ask for a freeze ends that of a dead one of ours, if its marker is there. Emits nothing. */
-function thawLeftover<Message>(request: QuiesceRequest, vm: VmSession, run: string): Observable<Message> {
-	const {agent} = request.sockets;
-	if (!agent || !vm.running) return EMPTY;
-	return defer(() => readMarker(agent)).pipe(
-		concatMap(marker => {
-			if (!marker) return EMPTY;
-			return withAgent<Message>({...request, quiesce: 'try'}, agent, vm.name, run, (quiescer, whyNot) => {
-				const found = quiescer?.recovered ?? [`run ${marker.run} may have left the guest frozen: ${whyNot ?? ''}`];
-				found.forEach(request.tell);
-				return EMPTY;
-			});
-		}),
-	);
 }
 
 function agentOf({sockets}: QuiesceRequest, vm: VmSession): SocketAddress | AgentError {
@@ -64,14 +49,14 @@ function withAgent<Message>(
 	request: QuiesceRequest,
 	address: SocketAddress,
 	vm: string,
-	run: string,
+	{run, guard}: GuardedRun,
 	use: (quiescer: Quiescer | undefined, whyNot?: string) => Observable<Message>,
 ): Observable<Message> {
 	const onLostError = lostErrors(request);
-	const holder = {pid: process.pid, run, doing: 'a run that may freeze it'};
+	const holder = {pid: process.pid, run: run.id, doing: 'a run that may freeze it'};
 	const open = async (): Promise<Quiescer | Error> => {
 		try {
-			return await openQuiescer(address, {...request, run});
+			return await openQuiescer(address, {...request, run: run.id, guard});
 		} catch (error) {
 			if (request.quiesce === 'require' || !isQuiesceFailure(error)) throw error;
 			return error;

@@ -1,6 +1,7 @@
+import {setTimeout as delay} from 'node:timers/promises';
 import type {Observable} from 'rxjs';
 import {asError} from '../errors.ts';
-import {takeLock} from '../host/lock.ts';
+import {type HostLock, LockedError, type LockHolder, takeLock} from '../host/lock.ts';
 import type {Transcript} from '../qmp/transcript.ts';
 import {scoped} from '../rx/scoped.ts';
 import {beginRun, type Run} from './run.ts';
@@ -34,13 +35,32 @@ export function withVm<Message>(
 				onLostError,
 				use: run =>
 					scoped({
-						acquire: () => takeLock(vm.lockKey, `VM ${vm.name}`, {pid: process.pid, run: run.id, doing}),
+						acquire: () => lockVm(vm, {pid: process.pid, run: run.id, doing}),
 						release: lock => lock.release(),
 						onLostError,
 						use: () => use(vm, run),
 					}),
 			}),
 	});
+}
+
+/** In words, what the holder of a lock is doing who will not take long. */
+export const RECOVERY = 'a recovery';
+const RECOVERY_MS = 30_000;
+const RETRY_MS = 100;
+
+/** A recovery, such as a guard does it after the death of its run, is waited for. */
+async function lockVm({lockKey, name}: VmSession, holder: LockHolder): Promise<HostLock> {
+	const until = Date.now() + RECOVERY_MS;
+	for (;;) {
+		try {
+			return await takeLock(lockKey, `VM ${name}`, holder);
+		} catch (error) {
+			const isPassing = error instanceof LockedError && error.holder?.doing === RECOVERY && holder.doing !== RECOVERY;
+			if (!isPassing || Date.now() > until) throw error;
+		}
+		await delay(RETRY_MS);
+	}
 }
 
 /** For `scoped`: what fails in a release that nobody waits for is told all the same. */

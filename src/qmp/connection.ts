@@ -96,6 +96,11 @@ export class QmpConnection {
 		return this.#version;
 	}
 
+	/** Whether commands may go past QEMU's queue. */
+	get hasOutOfBand(): boolean {
+		return this.#oob;
+	}
+
 	/** True once the socket has gone, whoever closed it. */
 	get isClosed(): boolean {
 		return this.#closed !== undefined;

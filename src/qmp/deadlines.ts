@@ -11,7 +11,10 @@ const DEADLINES_MS: Partial<Record<QmpCommandName, number>> = {
 	'blockdev-del': 60_000,
 	// It writes back what the page cache holds for an image, perhaps to a slow disk over a network.
 	'blockdev-reopen': 1_800_000,
+	// QEMU flushes every image when it pauses a VM.
+	'stop': 60_000,
 	'job-finalize': 60_000,
+	'qom-set': 60_000,
 	'query-qmp-schema': 30_000,
 	'transaction': 60_000,
 };

@@ -16,6 +16,7 @@ export interface QmpCommands {
 	/** Unstable by name, but read-only and the same from 5.2 to 11.1; `children` replaces it from 10.1. */
 	'x-debug-query-block-graph': {arguments: undefined; return: QmpDebugGraph};
 	'qom-get': {arguments: {path: string; property: string}; return: unknown};
+	'qom-set': {arguments: {path: string; property: string; value: unknown}; return: QmpNothing};
 	'qom-list': {arguments: {path: string}; return: {name: string; type: string}[]};
 	'query-jobs': {arguments: undefined; return: QmpJobInfo[]};
 	'job-cancel': {arguments: {id: string}; return: QmpNothing};
@@ -35,6 +36,8 @@ export interface QmpCommands {
 		return: {'id': string; 'node-name': string; 'shutting-down': boolean}[];
 	};
 	'transaction': {arguments: {actions: QmpTransactionAction[]}; return: QmpNothing};
+	'block-dirty-bitmap-remove': {arguments: {node: string; name: string}; return: QmpNothing};
+	'stop': {arguments: undefined; return: QmpNothing};
 	'cont': {arguments: undefined; return: QmpNothing};
 	'quit': {arguments: undefined; return: QmpNothing};
 }

@@ -50,6 +50,8 @@ export interface PointManifest {
 	readonly finishedAt: string;
 	readonly consistency: Consistency;
 	readonly freeze: FreezeRecord | null;
+	/** For how long the guest's disks, or the whole VM, stood still at the cut; null where it was not measured. */
+	readonly standstill: {readonly of: 'disks' | 'vm'; readonly seconds: number} | null;
 	readonly qemu: {readonly version: string; readonly package: string};
 	readonly tool: {readonly version: string};
 	/** How the point was cut and read: `fleece`, `push`, `overlay`. */
@@ -94,6 +96,7 @@ const schema: v.GenericSchema<unknown, PointManifest> = v.pipe(
 		freeze: v.nullable(
 			v.looseObject({fileSystems: bytes, freezeSeconds: seconds, heldSeconds: seconds, thawSeconds: seconds}),
 		),
+		standstill: v.optional(v.nullable(v.looseObject({of: v.picklist(['disks', 'vm']), seconds})), null),
 		qemu: v.looseObject({version: v.string(), package: v.string()}),
 		tool: v.looseObject({version: v.string()}),
 		method: v.string(),

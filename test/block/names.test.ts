@@ -4,7 +4,7 @@ import {newRunId, objectName, runOf} from '../../src/block/names.ts';
 
 /** What util/id.c takes for an id, and block.c for the length of a node's name. */
 const NODE_NAME = /^[A-Za-z][A-Za-z0-9._-]{0,30}$/;
-const ROLES = [undefined, 'target', 'filter', 'file'] as const;
+const ROLES = [undefined, 'target', 'filter', 'scratch'] as const;
 
 test('whatever a disk is called, the names of its objects are ones that QEMU takes, and tell their run', () => {
 	fc.assert(

@@ -38,7 +38,7 @@ async function prepareCut(
 		await qmp.execute('blockdev-add', {'driver': 'raw', 'node-name': `${disk}-target`, file});
 	}
 	const cutDisks = disks.map(name => ({name, node: `${name}-node`, target: `${name}-target`}));
-	return {cut: await preparePush({qmp, run: RUN, disks: cutDisks, compress: false, speedBytesPerSecond}), copy};
+	return {cut: preparePush({qmp, run: RUN, compress: false, speedBytesPerSecond}, cutDisks), copy};
 }
 
 async function copyAll(qmp: QmpConnection, cut: Cut, onceCut: () => Promise<void> = async () => {}): Promise<void> {

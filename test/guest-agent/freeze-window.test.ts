@@ -7,8 +7,8 @@ import {GuestAgent} from '../../src/guest-agent/agent.ts';
 import {AgentCommandError, AgentError, AgentTimeoutError} from '../../src/guest-agent/errors.ts';
 import {whileFrozen} from '../../src/guest-agent/freeze-window.ts';
 import {markFrozen, readMarker} from '../../src/guest-agent/frozen-marker.ts';
-import {ThawGuard} from '../../src/guest-agent/guard.ts';
-import {openQuiescer, type QuiesceOptions, type Quiescer} from '../../src/operations/quiescer.ts';
+import {Guard} from '../../src/operations/guard.ts';
+import type {QuiesceOptions, Quiescer} from '../../src/operations/quiescer.ts';
 import {type Guest, type GuestOptions, startGuest} from '../guest/guest.ts';
 import {answering, FakeAgent, usual} from '../support/fake-agent.ts';
 import {lineTo} from './cut-line.ts';
@@ -20,6 +20,7 @@ import {
 	hookHasBegun,
 	logHooks,
 	markers,
+	openGuarded,
 	ownRuntimeFolder,
 } from './frozen-guest.ts';
 
@@ -31,8 +32,11 @@ beforeAll(async () => {
 afterAll(() => removeRuntimeFolder());
 
 /** A quiescer that is closed when the test ends, and must then leave nothing. */
-async function opened(address: SocketAddress, options: Partial<QuiesceOptions> = {}): Promise<Quiescer> {
-	const quiescer = await openQuiescer(address, {run: 'run1', freezeTimeoutMs: 10_000, ...options});
+async function opened(
+	address: SocketAddress,
+	options: Partial<QuiesceOptions> = {},
+): Promise<Quiescer & {guard: Guard}> {
+	const quiescer = await openGuarded(address, {run: 'run1', freezeTimeoutMs: 10_000, ...options});
 	onTestFinished(async () => {
 		quiescer.close();
 		await expectNothingLeft(quiescer.guard.pid);
@@ -222,7 +226,7 @@ describe('with a real guest', () => {
 		process.kill(quiescer.guard.pid!, 'SIGKILL');
 		const failure = await failureOf(quiescer.whileFrozen(neverDone));
 		expect(failure).toBeInstanceOf(AgentError);
-		expect(failure).toMatchObject({message: expect.stringMatching(/^the thaw guard failed/) as string});
+		expect(failure).toMatchObject({message: expect.stringMatching(/^the guard failed/) as string});
 		expect(await hooksRun()).toEqual([]);
 	});
 
@@ -295,7 +299,7 @@ describe('with an agent of bad faith', () => {
 			return {return: 2};
 		}, 'script');
 		const agent = await GuestAgent.open(fake.address);
-		const guard = await ThawGuard.start(fake.address);
+		const guard = Guard.start({agent: fake.address});
 		const failure = await failureOf(
 			whileFrozen(agent, guard, {run: 'run1', timeoutMs: 1_000}, () => {
 				answers = false;

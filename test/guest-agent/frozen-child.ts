@@ -3,16 +3,16 @@ import {asError} from '../../src/errors.ts';
 import type {GuestAgent} from '../../src/guest-agent/agent.ts';
 import {freezeLastingly} from '../../src/guest-agent/freeze-window.ts';
 import {agentLockKey, markFrozen} from '../../src/guest-agent/frozen-marker.ts';
-import type {ThawGuard} from '../../src/guest-agent/guard.ts';
+import type {ThawGuard} from '../../src/guest-agent/freeze-window.ts';
 import {takeLock} from '../../src/host/lock.ts';
-import {openQuiescer} from '../../src/operations/quiescer.ts';
+import {openGuarded} from './frozen-guest.ts';
 import type {FrozenOrder} from './frozen-tool.ts';
 
 /** A run that freezes the guest, tells on stdout how far it is, and then does what no run should. */
 
 const order = JSON.parse(process.argv[2] ?? '') as FrozenOrder;
 const address = {unix: order.agent};
-const quiescer = await openQuiescer(address, order);
+const quiescer = await openGuarded(address, order);
 const {agent, guard} = quiescer;
 say(`guard ${guard.pid ?? 0}`);
 

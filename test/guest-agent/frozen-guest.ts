@@ -3,6 +3,9 @@ import {tmpdir} from 'node:os';
 import {join} from 'node:path';
 import {setTimeout as delay} from 'node:timers/promises';
 import {expect} from 'vitest';
+import type {SocketAddress} from '../../src/config/address.ts';
+import {Guard} from '../../src/operations/guard.ts';
+import {openQuiescer, type QuiesceOptions, type Quiescer} from '../../src/operations/quiescer.ts';
 import type {Guest} from '../guest/guest.ts';
 
 /** Sends what this process and its children keep in the runtime folder to one of its own. Returns its removal. */
@@ -103,4 +106,23 @@ export async function expectNothingLeft(guard: number | undefined): Promise<void
 	expect(guard).toBeDefined();
 	await until(`the guard (process ${guard}) ends`, async () => !(await isRunning(guard!)));
 	expect(await markers()).toEqual([]);
+}
+
+/** A quiescer with a guard of its own, which ends with it. */
+export async function openGuarded(
+	address: SocketAddress,
+	options: Omit<QuiesceOptions, 'guard'>,
+): Promise<Quiescer & {readonly guard: Guard}> {
+	const guard = Guard.start({agent: address});
+	try {
+		const quiescer = await openQuiescer(address, {...options, guard});
+		const close = (): void => {
+			quiescer.close();
+			guard.end();
+		};
+		return {...quiescer, guard, close};
+	} catch (error) {
+		guard.end();
+		throw error;
+	}
 }

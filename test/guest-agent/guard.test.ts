@@ -9,7 +9,6 @@ import {AgentError} from '../../src/guest-agent/errors.ts';
 import {agentLockKey, clearMarker, markFrozen, readMarker} from '../../src/guest-agent/frozen-marker.ts';
 import {askHolder, isLocked, LockedError, takeLock} from '../../src/host/lock.ts';
 import {runtimeFolder} from '../../src/host/runtime-folder.ts';
-import {openQuiescer} from '../../src/operations/quiescer.ts';
 import {type Guest, startGuest} from '../guest/guest.ts';
 import {
 	blockedWrite,
@@ -20,6 +19,7 @@ import {
 	isRunning,
 	logHooks,
 	markers,
+	openGuarded,
 	ownRuntimeFolder,
 	until,
 } from './frozen-guest.ts';
@@ -82,9 +82,7 @@ test.each(endings)('a run that %s in the window is followed by a thaw within two
 	end(run);
 	expect((await write.through) - start).toBeLessThan(THAWED_WITHIN_MS);
 	await expectNothingLeft(run.guard);
-	expect(run.stderr()).toBe(
-		'quiesce: thaw guard: the run ended before it had thawed the guest: thawed 2 file systems\n',
-	);
+	expect(run.stderr()).toBe('quiesce: guard: the run ended before its work was done: thawed 2 file systems\n');
 	await expectThawed(guest);
 	expect((await hookCalls(guest)).map(({what}) => what)).toEqual(['freeze', 'freeze-end', 'thaw', 'thaw-end']);
 });
@@ -100,7 +98,7 @@ test.each(['stop', 'spin'] as const)(
 		expect((await write.through) - ended).toBeLessThan(THAWED_WITHIN_MS);
 		await expectNothingLeft(run.guard);
 		expect(run.stderr()).toBe(
-			'quiesce: thaw guard: the run hung while it held the guest frozen, and was ended: thawed 2 file systems\n',
+			'quiesce: guard: the run hung while it held the guest frozen, and was ended: thawed 2 file systems\n',
 		);
 	},
 );
@@ -213,7 +211,7 @@ test('a freeze that cannot be kept, as another holds the lock, is thawed', async
 	const lock = await takeLock(await agentLockKey(address), 'the guest', holder);
 	onTestFinished(() => lock.release());
 	const run = await tool('keep', {lock: 'none'});
-	expect(await run.expect('failed')).toMatch(/^the thaw guard failed \(keep: the guest is in use by backup/);
+	expect(await run.expect('failed')).toMatch(/^the guard failed \(keep: the guest is in use by backup/);
 	await run.exited;
 	await expectNothingLeft(run.guard);
 	await expectThawed(guest);
@@ -229,7 +227,7 @@ test('where run and guard are both killed, the next run thaws the guest and says
 	const marker = await readMarker(address);
 	expect(marker).toMatchObject({run: 'run1', pid: run.pid});
 
-	const quiescer = await openQuiescer(address, {run: 'run2', freezeTimeoutMs: 10_000});
+	const quiescer = await openGuarded(address, {run: 'run2', freezeTimeoutMs: 10_000});
 	expect(quiescer.recovered).toEqual([
 		`thawed the guest (2 file systems), which run run1 left frozen at ${marker!.since}`,
 	]);
@@ -243,7 +241,7 @@ test('where run and guard are both killed, the next run thaws the guest and says
 test('a guest that someone else has frozen is refused, and stays theirs', async () => {
 	await freezeByHand();
 	const write = await blockedWrite(guest);
-	const refusal = await openQuiescer(address, {run: 'run1', freezeTimeoutMs: 10_000}).catch((error: unknown) => error);
+	const refusal = await openGuarded(address, {run: 'run1', freezeTimeoutMs: 10_000}).catch((error: unknown) => error);
 	expect(refusal).toBeInstanceOf(AgentError);
 	expect(refusal).toMatchObject({
 		message: 'the guest is already frozen, and not by us',
@@ -265,7 +263,7 @@ test('a guard that comes late does not thaw what another run froze since', async
 	process.kill(run.guard, 'SIGSTOP');
 	process.kill(run.pid, 'SIGKILL');
 	await run.exited;
-	const next = await openQuiescer(address, {run: 'run2', freezeTimeoutMs: 10_000});
+	const next = await openGuarded(address, {run: 'run2', freezeTimeoutMs: 10_000});
 	expect(next.recovered).toHaveLength(1);
 	next.close();
 	await markFrozen(address, 'run3');

@@ -8,7 +8,7 @@ import {expect, onTestFinished} from 'vitest';
 import {backup} from '../../src/operations/backup.ts';
 import type {BackupMessage, BackupRequest} from '../../src/operations/backup-messages.ts';
 import {qemuImg} from '../repository/fixture.ts';
-import {type BareVm, inside, processesNaming} from './bare-vm.ts';
+import {type BareVm, eventually, inside, isRunning, processesNaming} from './bare-vm.ts';
 
 export type Finished = Extract<BackupMessage, {kind: 'finished'}>;
 
@@ -89,8 +89,10 @@ export interface BackupProcess {
 	readonly child: ChildProcess;
 	/** The next message of that kind. Fails if the run ends before. */
 	until<Kind extends BackupMessage['kind']>(kind: Kind): Promise<Extract<BackupMessage, {kind: Kind}>>;
-	/** SIGKILL; resolves once the process has ended. */
+	/** SIGKILL for it and its guard, as of a whole control group; resolves once both have ended. */
 	kill(): Promise<void>;
+	/** SIGKILL for it alone. Resolves with its guard's process once it has ended itself. */
+	killAlone(): Promise<number>;
 }
 
 export function startBackup(request: BackupRequest): BackupProcess {
@@ -103,9 +105,19 @@ export function startBackup(request: BackupRequest): BackupProcess {
 			resolve();
 		});
 	});
+	const guardOf = (): number | undefined => childrenOf(child.pid!).find(pid => namesGuard(pid));
 	const kill = async (): Promise<void> => {
+		const guard = child.exitCode === null && child.signalCode === null ? guardOf() : undefined;
+		if (guard !== undefined) process.kill(guard, 'SIGKILL');
 		child.kill('SIGKILL');
 		await ended;
+		if (guard !== undefined) await eventually(() => !isRunning(guard));
+	};
+	const killAlone = async (): Promise<number> => {
+		const guard = guardOf()!;
+		child.kill('SIGKILL');
+		await ended;
+		return guard;
 	};
 	onTestFinished(kill);
 	const lines = readline.createInterface(child.stdout)[Symbol.asyncIterator]();
@@ -118,5 +130,17 @@ export function startBackup(request: BackupRequest): BackupProcess {
 			if (message.kind === kind) return message as Extract<BackupMessage, {kind: Kind}>;
 		}
 	};
-	return {child, until, kill};
+	return {child, until, kill, killAlone};
+}
+
+function childrenOf(pid: number): number[] {
+	const children = fs.readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8');
+	return children
+		.split(' ')
+		.filter(child => child !== '')
+		.map(Number);
+}
+
+function namesGuard(pid: number): boolean {
+	return fs.readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes('guard-process');
 }

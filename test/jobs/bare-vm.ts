@@ -15,6 +15,7 @@ export interface BareDisk {
 	/** Every byte of it at first. */
 	readonly fill?: number;
 	readonly by?: 'blockdev' | 'drive';
+	/** Whether it has one of its own; else if `QUIESCE_TEST_IOTHREADS` is a number over 0. */
 	readonly iothread?: boolean;
 	/** Others may write to its node too. */
 	readonly shared?: boolean;
@@ -87,7 +88,9 @@ export async function startVm(
 	};
 }
 
-function diskArgs({name, by = 'blockdev', iothread = false, shared = false}: BareDisk, file: string): string[] {
+const byDefault = Number(process.env['QUIESCE_TEST_IOTHREADS'] ?? 0) > 0;
+
+function diskArgs({name, by = 'blockdev', iothread = byDefault, shared = false}: BareDisk, file: string): string[] {
 	const drive = by === 'drive' ? `drive-${name}` : `${name}-node`;
 	return [
 		...(by === 'drive'

@@ -2,7 +2,8 @@ import {filter, firstValueFrom, lastValueFrom, NEVER, type Observable, Subject, 
 import {expect, test} from 'vitest';
 import {endJobs} from '../../src/jobs/end-jobs.ts';
 import {JobError} from '../../src/jobs/errors.ts';
-import {type JobsMessage, type NamedJob, runJobs} from '../../src/jobs/run-jobs.ts';
+import type {NamedJob} from '../../src/jobs/named-job.ts';
+import {type JobsMessage, runJobs} from '../../src/jobs/run-jobs.ts';
 import {QmpConnection} from '../../src/qmp/connection.ts';
 import {QmpDisconnectedError} from '../../src/qmp/errors.ts';
 import type {QmpJobStatus} from '../../src/qmp/schema.ts';

@@ -53,13 +53,15 @@ async function codeOf(failing: Promise<unknown>): Promise<string> {
 }
 
 test.each([
-	{sink: 'daemon', compression: 'none', by: 'drive'},
-	{sink: 'daemon', compression: 'zstd', by: 'blockdev'},
-	{sink: 'inline', compression: 'none', by: 'blockdev'},
-	{sink: 'inline', compression: 'zstd', by: 'drive'},
+	{method: 'fleece', sink: 'daemon', compression: 'none', by: 'drive'},
+	{method: 'fleece', sink: 'daemon', compression: 'zstd', by: 'blockdev'},
+	{method: 'fleece', sink: 'inline', compression: 'zstd', by: 'blockdev'},
+	{method: 'push', sink: 'daemon', compression: 'zstd', by: 'blockdev'},
+	{method: 'push', sink: 'inline', compression: 'none', by: 'blockdev'},
+	{method: 'push', sink: 'inline', compression: 'zstd', by: 'drive'},
 ] as const)(
-	'a point holds what the disks had at the cut, whatever is written meanwhile ($sink, $compression, -$by)',
-	async ({sink, compression, by}) => {
+	'a point holds what the disks had at the cut, whatever is written meanwhile ($method, $sink, $compression, -$by)',
+	async ({method, sink, compression, by}) => {
 		const disks = [
 			{name: 'vda', sizeBytes: 8 * MIB, fill: BEFORE, by},
 			{name: 'vdb', sizeBytes: 8 * MIB, fill: BEFORE, by, iothread: true},
@@ -67,7 +69,7 @@ test.each([
 		];
 		const vm = await startVm(disks);
 		const repository = temporaryFolder();
-		const request = requestFor(vm, repository, {sink, compression, speedBytesPerSecond: 4 * MIB});
+		const request = requestFor(vm, repository, {method, sink, compression, speedBytesPerSecond: 4 * MIB});
 		const messages = await take(request, async ({kind}) => {
 			if (kind !== 'cut') return;
 			for (let at = 0; at < 8 * MIB; at += MIB) for (const disk of ['vda', 'vdb']) await vm.write(disk, AFTER, at, MIB);
@@ -79,7 +81,7 @@ test.each([
 			expect(fs.readFileSync(vm.file(name)).equals(Buffer.alloc(sizeBytes, AFTER))).toBe(true);
 		}
 		expect(finished.manifest).toMatchObject({
-			...{vm: 'web', kind: 'full', method: 'push', consistency: 'crash-consistent', sink, compression},
+			...{vm: 'web', kind: 'full', method, consistency: 'crash-consistent', sink, compression},
 			disks: disks.map(({name, sizeBytes}) => ({name, sizeBytes, format: 'raw'})),
 		});
 		const kinds = messages.map(({kind}) => kind).filter((kind, index, all) => kind !== all[index - 1]);

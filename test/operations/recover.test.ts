@@ -4,7 +4,8 @@ import path from 'node:path';
 import {beforeEach, expect, onTestFinished, test} from 'vitest';
 import {LockedError} from '../../src/host/lock.ts';
 import {processServing} from '../../src/host/processes.ts';
-import {recoverLeftovers} from '../../src/operations/recover.ts';
+import {removeLeftovers} from '../../src/operations/leftovers.ts';
+import {QmpSchema} from '../../src/qmp/introspection.ts';
 import {runFolders} from '../../src/operations/run.ts';
 import {socketIn} from '../../src/sink/daemon.ts';
 import {
@@ -77,7 +78,7 @@ test('what another program has in the VM is untouched by a recovery', async () =
 	await executeAny(vm.qmp, 'blockdev-mirror', job);
 	const before = await inside(vm.qmp);
 	await deadRun(vm, temporaryFolder());
-	await recoverLeftovers(vm.qmp);
+	await removeLeftovers(vm.qmp, await QmpSchema.read(vm.qmp));
 	expect(await inside(vm.qmp)).toEqual(before);
 });
 

@@ -1,4 +1,5 @@
 import {expect, test} from 'vitest';
+import {QmpSchema} from '../../src/qmp/introspection.ts';
 import {runsInside, unwindInside} from '../../src/operations/unwind.ts';
 import {executeAny, inside, openQmp} from '../jobs/bare-vm.ts';
 import {prepareCopies} from '../jobs/nodes.ts';
@@ -37,7 +38,7 @@ test('removes jobs and nodes of one run, whatever lies upon whatever, and nothin
 	await qmp.execute('transaction', {actions});
 	expect(await runsInside(qmp)).toEqual(new Set(['aaaaaa', 'bbbbbb']));
 
-	const done = await unwindInside(qmp, 'aaaaaa');
+	const done = await unwindInside(qmp, await QmpSchema.read(qmp), 'aaaaaa');
 	expect(done.toSorted()).toEqual([
 		'job qsc-aaaaaa-vda',
 		'node qsc-aaaaaa-vda-above',
@@ -50,7 +51,7 @@ test('removes jobs and nodes of one run, whatever lies upon whatever, and nothin
 		jobs: ['theirs'],
 		nodes: ['qsc-bbbbbb-vda-target', 'qsc-like', 'theirs-filter', 'theirs-source', 'theirs-target'],
 	});
-	expect(await unwindInside(qmp, 'aaaaaa')).toEqual([]);
+	expect(await unwindInside(qmp, await QmpSchema.read(qmp), 'aaaaaa')).toEqual([]);
 });
 
 test('says what is still in use, and does not end what another program has on it', async () => {
@@ -58,7 +59,7 @@ test('says what is still in use, and does not end what another program has on it
 	await qmp.execute('blockdev-add', nullNode('qsc-aaaaaa-vda-target'));
 	await qmp.execute('blockdev-add', nullNode('qsc-aaaaaa-vdb-target'));
 	await executeAny(qmp, 'blockdev-add', {'driver': 'raw', 'node-name': 'theirs', 'file': 'qsc-aaaaaa-vda-target'});
-	await expect(unwindInside(qmp, 'aaaaaa')).rejects.toMatchObject({
+	await expect(unwindInside(qmp, await QmpSchema.read(qmp), 'aaaaaa')).rejects.toMatchObject({
 		message: 'QEMU still uses qsc-aaaaaa-vda-target, left by run aaaaaa',
 		hint: expect.stringContaining('Another program') as string,
 	});

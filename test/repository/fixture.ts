@@ -28,6 +28,7 @@ export const draft: PointDraft = {
 	cutAt: '2026-11-21T08:00:00.000Z',
 	consistency: 'quiesced',
 	freeze: {fileSystems: 2, freezeSeconds: 0.01, heldSeconds: 0.002, thawSeconds: 0.003},
+	standstill: null,
 	qemu: {version: '7.2.22', package: 'Debian'},
 	tool: {version: '0.1.0'},
 	method: 'push',

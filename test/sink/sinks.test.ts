@@ -52,7 +52,7 @@ async function prepare(sizes: readonly number[], to = temporaryFolder(), content
 
 async function copyAll(qmp: QmpConnection, sources: readonly Source[], sink: Sink): Promise<void> {
 	const disks = sources.map(({name, node}) => ({name, node, target: sink.nodeOf(name)}));
-	const cut = await preparePush({qmp, run: RUN, disks, compress: sink.jobCompresses});
+	const cut = preparePush({qmp, run: RUN, compress: sink.jobCompresses}, disks);
 	const start = async (): Promise<void> => {
 		await cut.take();
 		await cut.copy();

@@ -1,5 +1,8 @@
 import {lastValueFrom, tap} from 'rxjs';
 import type {Argv} from 'yargs';
+import {CUT_METHODS} from '../../cut/cut.ts';
+import {MAX_STALL_SECONDS} from '../../cut/fleece.ts';
+import {UsageError} from '../../errors.ts';
 import {backup} from '../../operations/backup.ts';
 import type {BackupMessage, BackupRequest} from '../../operations/backup-messages.ts';
 import {backupPrinter} from '../backup-printer.ts';
@@ -16,6 +19,10 @@ interface Options extends GlobalOptions, VmOptions, RepositoryOption {
 	readonly exclude?: readonly string[];
 	readonly compress: BackupRequest['compression'];
 	readonly sink: BackupRequest['sink'];
+	readonly method?: BackupRequest['method'];
+	readonly scratch?: string;
+	readonly maxStall: string;
+	readonly targetTimeout?: string;
 	readonly speed?: string;
 	readonly freezeTimeout: string;
 	readonly dryRun: boolean;
@@ -40,11 +47,43 @@ export function build(yargs: Argv): Argv {
 			default: 'daemon',
 			describe: 'Who writes the files: a daemon of ours, or the QEMU of the VM',
 		})
+		.option('method', {
+			choices: CUT_METHODS,
+			describe:
+				'How the point is read; default fleece, which never lets the guest wait for the target, where the VM can',
+		})
+		.option('scratch', {
+			type: 'string',
+			describe: 'Where fleece keeps old data while it copies, instead of beside the images: a local folder',
+		})
+		.option('max-stall', {
+			type: 'string',
+			default: '2s',
+			describe: 'How long fleece may hold up a write of the guest, after which the backup fails: 1s to 4s',
+		})
+		.option('target-timeout', {
+			type: 'string',
+			describe: 'Fail when the target takes nothing for so long; default 10s for push, 5m for fleece',
+		})
 		.option('speed', {type: 'string', describe: 'At most so many bytes a second for each disk, such as 50M'})
 		.option('freeze-timeout', {type: 'string', default: '60s', describe: 'How long the freeze and its hooks may take'})
 		.option('dry-run', {type: 'boolean', default: false, describe: 'Say what would be done, and do nothing'})
 		.group(
-			['quiesce', 'disk', 'exclude', 'compress', 'sink', 'speed', 'freeze-timeout', 'dry-run', 'repository'],
+			[
+				...[
+					'quiesce',
+					'disk',
+					'exclude',
+					'compress',
+					'method',
+					'scratch',
+					'max-stall',
+					'target-timeout',
+					'sink',
+					'speed',
+				],
+				...['freeze-timeout', 'dry-run', 'repository'],
+			],
 			'Backup:',
 		)
 		.example('$0 backup web1 -r /srv/backup', 'all disks of web1, frozen if its agent answers')
@@ -60,6 +99,11 @@ export function run(options: Options): Promise<void> {
 			quiesce: options.quiesce,
 			only: options.disk,
 			exclude: options.exclude,
+			method: options.method,
+			scratch: options.scratch,
+			maxStallSeconds: parseMaxStall(options.maxStall),
+			targetTimeoutMs:
+				options.targetTimeout === undefined ? undefined : parseDuration(options.targetTimeout, '--target-timeout'),
 			compression: options.compress,
 			sink: options.sink,
 			speedBytesPerSecond: options.speed === undefined ? undefined : parseBytes(options.speed, '--speed'),
@@ -79,5 +123,14 @@ export function run(options: Options): Promise<void> {
 			printer.end();
 		}
 		return undefined;
+	});
+}
+
+/** QEMU takes whole seconds. */
+function parseMaxStall(text: string): number {
+	const seconds = parseDuration(text, '--max-stall') / 1000;
+	if (Number.isInteger(seconds) && seconds >= 1 && seconds <= MAX_STALL_SECONDS) return seconds;
+	throw new UsageError(`--max-stall: '${text}' is not 1, 2, 3 or 4 seconds`, {
+		hint: 'QEMU knows this bound in whole seconds, and 7.2 no more than 4.',
 	});
 }

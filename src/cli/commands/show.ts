@@ -1,6 +1,7 @@
 import type {Argv} from 'yargs';
 import {readMachine, resolvePoint} from '../../repository/points.ts';
 import {openRepository} from '../../repository/repository.ts';
+import {standstillWords} from '../backup-printer.ts';
 import {toJson} from '../json.ts';
 import {printable} from '../printable.ts';
 import {formatBytes, formatSeconds} from '../quantities.ts';
@@ -30,7 +31,7 @@ export function run(options: Options): Promise<void> {
 			printResult(toJson({...manifest, folder, machine: await readMachine(point)}));
 			return undefined;
 		}
-		const {freeze, qemu} = manifest;
+		const {freeze, standstill, qemu} = manifest;
 		const facts: [string, string][] = [
 			['point', `${manifest.vm}@${manifest.id}`],
 			['folder', folder],
@@ -47,6 +48,7 @@ export function run(options: Options): Promise<void> {
 						] satisfies [string, string],
 					]
 				: []),
+			...(standstill ? [['at the cut', standstillWords(standstill)] satisfies [string, string]] : []),
 			['taken by', `quiesce ${manifest.tool.version}, ${manifest.method} into ${manifest.sink}, run ${manifest.run}`],
 			['QEMU', `${qemu.version} (${qemu.package})`],
 			...manifest.skipped.map(({name, reason}): [string, string] => ['left out', `${name}: ${reason}`]),

@@ -4,27 +4,45 @@ import path from 'node:path';
 import readline from 'node:readline';
 import type {Readable, Writable} from 'node:stream';
 import {fileURLToPath} from 'node:url';
-import {formatAddress, type SocketAddress} from '../config/address.ts';
+import type {SocketAddress} from '../config/address.ts';
+import {AgentError} from '../guest-agent/errors.ts';
+import type {ThawGuard} from '../guest-agent/freeze-window.ts';
 import type {LockHolder} from '../host/lock.ts';
-import {AgentError} from './errors.ts';
+
+/** What a guard is to look after. */
+export interface Guarded {
+	readonly agent?: SocketAddress | undefined;
+	/** The VM in which the run leaves things; undefined for a run that only freezes. */
+	readonly vm?: {
+		readonly qmp: SocketAddress;
+		readonly name: string;
+		/** Where the run has a partial point. */
+		readonly repository: string;
+	};
+}
 
 /** What the tool tells its guard, one JSON line each. The guard answers each with the line `ok`. */
 export type GuardOrder =
 	| {readonly order: 'arm'; readonly deadlineMs: number}
 	| {readonly order: 'disarm'}
-	| {readonly order: 'keep'; readonly deadlineMs: number; readonly token: string; readonly holder: LockHolder};
+	| {readonly order: 'watch-pause'; readonly deadlineMs: number}
+	| {readonly order: 'pause-over'}
+	| {readonly order: 'keep'; readonly deadlineMs: number; readonly token: string; readonly holder: LockHolder}
+	| {readonly order: 'end'};
 
 const ANSWER_MS = 5_000;
 
 /**
- * A small process that thaws the guest if this one cannot. While armed, it thaws when this process dies, however it
- * dies; and at the deadline it ends this process with SIGKILL, since the agent serves one client, and thaws. It outlives
+ * A small process that cleans up after this one if that cannot do it itself. When this process dies, however it dies,
+ * the guard resumes a VM that it had paused, thaws a guest that it had frozen, and undoes what else it left in the VM. At
+ * a deadline it ends this process with SIGKILL, since monitor and agent serve one client, and does the same. It outlives
  * Ctrl-C and SIGTERM, and says what it did on our stderr.
  */
-export class ThawGuard {
+export class Guard implements ThawGuard {
 	readonly #child: ChildProcess;
 	readonly #input: Writable;
 	readonly #answers: AsyncIterator<string>;
+	readonly #started: Promise<void>;
 
 	private constructor(child: ChildProcess, input: Writable, output: Readable) {
 		this.#child = child;
@@ -33,30 +51,33 @@ export class ThawGuard {
 		// Pipes are sockets. A keeping guard must not hold this process back; where an answer is due its timer does.
 		for (const pipe of [input, output]) (pipe as net.Socket).unref();
 		this.#answers = readline.createInterface({input: output})[Symbol.asyncIterator]();
+		this.#started = this.#answer('start').catch((error: unknown) => {
+			child.kill('SIGKILL');
+			throw error;
+		});
+		this.#started.catch(() => undefined);
 	}
 
-	/** Resolves once the guard is ready, before which nothing must be frozen. Whoever starts it ends it. */
-	static async start(agent: SocketAddress): Promise<ThawGuard> {
+	/** Before {@link ready} nothing must be frozen, paused or left anywhere. Whoever starts it ends it. */
+	static start(guarded: Guarded): Guard {
 		const here = fileURLToPath(import.meta.url);
 		const program = path.join(path.dirname(here), `guard-process${path.extname(here)}`);
-		const child = spawn(process.execPath, ['--disable-warning=ExperimentalWarning', program, formatAddress(agent)], {
+		const child = spawn(process.execPath, ['--disable-warning=ExperimentalWarning', program, JSON.stringify(guarded)], {
 			stdio: ['pipe', 'pipe', 'inherit'],
 			detached: true,
 		});
 		child.unref();
-		const guard = new ThawGuard(child, child.stdin, child.stdout);
 		child.once('error', () => undefined);
-		try {
-			await guard.#answer('start');
-			return guard;
-		} catch (error) {
-			child.kill('SIGKILL');
-			throw error;
-		}
+		return new Guard(child, child.stdin, child.stdout);
 	}
 
 	get pid(): number | undefined {
 		return this.#child.pid;
+	}
+
+	/** Resolves when the guard is at work; rejects, as every order does, if it did not start. */
+	ready(): Promise<void> {
+		return this.#started;
 	}
 
 	/** From its return until {@link disarm}, the guest is thawed within `deadlineMs`, and at once when this process dies. */
@@ -65,12 +86,18 @@ export class ThawGuard {
 	}
 
 	/** Never fails: a guard that does not answer is killed, lest it wake up later and end this process. */
-	async disarm(): Promise<void> {
-		try {
-			await this.#give({order: 'disarm'});
-		} catch {
-			this.#child.kill('SIGKILL');
-		}
+	disarm(): Promise<void> {
+		return this.#giveOrKill({order: 'disarm'});
+	}
+
+	/** As {@link arm}, for a VM that is going to be paused: until {@link pauseOver} it is resumed if it is found so. */
+	watchPause(deadlineMs: number): Promise<void> {
+		return this.#give({order: 'watch-pause', deadlineMs});
+	}
+
+	/** Never fails, as {@link disarm}. */
+	pauseOver(): Promise<void> {
+		return this.#giveOrKill({order: 'pause-over'});
 	}
 
 	/**
@@ -83,10 +110,19 @@ export class ThawGuard {
 
 	/** Ends a guard that is not armed; an armed one thaws first, as soon as the agent's socket is free; a keeping one stays. */
 	end(): void {
-		this.#input.end();
+		this.#input.end(`${JSON.stringify({order: 'end'} satisfies GuardOrder)}\n`);
+	}
+
+	async #giveOrKill(order: GuardOrder): Promise<void> {
+		try {
+			await this.#give(order);
+		} catch {
+			this.#child.kill('SIGKILL');
+		}
 	}
 
 	async #give(order: GuardOrder): Promise<void> {
+		await this.#started;
 		this.#input.write(`${JSON.stringify(order)}\n`);
 		await this.#answer(order.order);
 	}
@@ -99,7 +135,7 @@ export class ThawGuard {
 		const answer = await Promise.race([this.#answers.next(), late]);
 		clearTimeout(timer);
 		if (answer?.value !== 'ok') {
-			throw new AgentError(`the thaw guard failed (${order}: ${answer?.value ?? 'no answer'})`, {
+			throw new AgentError(`the guard failed (${order}: ${answer?.value ?? 'no answer'})`, {
 				hint: 'Nothing is frozen without a guard. Is there memory and room for one more process?',
 			});
 		}

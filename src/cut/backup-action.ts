@@ -1,0 +1,35 @@
+import {objectName} from '../block/names.ts';
+import type {QmpTransactionAction} from '../qmp/schema.ts';
+
+export interface BackupJob {
+	readonly disk: string;
+	/** The node that is read. */
+	readonly source: string;
+	readonly target: string;
+	/** Of the job's own filter. */
+	readonly filter: string;
+	readonly compress: boolean;
+	/** 0 is no limit. */
+	readonly speedBytesPerSecond: number;
+}
+
+/** The job of one disk, for a transaction that starts all of them. */
+export function backupAction(run: string, job: BackupJob): QmpTransactionAction {
+	return {
+		type: 'blockdev-backup',
+		data: {
+			'job-id': objectName(run, job.disk),
+			'device': job.source,
+			'target': job.target,
+			'sync': 'full',
+			'filter-node-name': job.filter,
+			// Nothing counts as done before every disk is.
+			'auto-finalize': false,
+			'auto-dismiss': false,
+			'on-source-error': 'report',
+			'on-target-error': 'report',
+			'speed': job.speedBytesPerSecond,
+			...(job.compress ? {compress: true} : {}),
+		},
+	};
+}

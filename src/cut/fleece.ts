@@ -1,0 +1,153 @@
+import {objectName, runOf} from '../block/names.ts';
+import type {QmpSchema} from '../qmp/introspection.ts';
+import type {QmpBlockdevOptions} from '../qmp/schema.ts';
+import {backupAction} from './backup-action.ts';
+import type {Cut, CutContext, CutDisk} from './cut.ts';
+import {gateNode, moveGates} from './gates.ts';
+import {whilePaused} from './pause.ts';
+import {putDevicesBack} from './put-devices-back.ts';
+import {addScratch} from './scratch.ts';
+import {timed} from './timed.ts';
+
+const UNLIMITED = 0;
+
+/** `cbw-timeout` is in seconds, and more than 4 overflow in QEMU 7.2 (block/copy-before-write.c). */
+export const MAX_STALL_SECONDS = 4;
+
+export interface FleeceDisk extends CutDisk {
+	/** Undefined where the guest cannot write: then the disk is read as it is. */
+	readonly device?:
+		| {
+				/** In QEMU's object model. */
+				readonly path: string;
+				/** The node that the device is on, above the format node or that itself. */
+				readonly root: string;
+				readonly scratchFolder: string;
+		  }
+		| undefined;
+	readonly sizeBytes: number;
+}
+
+export interface FleeceContext extends CutContext {
+	readonly schema: QmpSchema;
+	/** What a request of the guest may wait for scratch, after which the copy fails instead. Whole, 1 to 4. */
+	readonly maxStallSeconds: number;
+	/** A VM that was found paused stays so. */
+	readonly running: boolean;
+	/**
+	 * How the filters come over all disks at one instant. `gates`: nodes of ours under the devices are turned to them by one
+	 * command, and the guest runs on. `pause`: the devices are moved one by one while the VM stands still; for QEMU before
+	 * 9.0 with I/O threads, where nodes must not be added above disks that run.
+	 */
+	readonly by: 'gates' | 'pause';
+	readonly qemuUid?: number | undefined;
+}
+
+/**
+ * Filters between devices and disks copy old data to scratch before the guest overwrites it, and the jobs read disks and
+ * scratch together as they were. The target's speed never reaches the guest. Scratch that fails, or takes longer than a
+ * bound, breaks the copy and not the guest (`on-cbw-error`, `cbw-timeout`; 7.1). A filter captures nothing as long as no
+ * device writes through it.
+ */
+export async function prepareFleece(context: FleeceContext, disks: readonly FleeceDisk[]): Promise<Cut> {
+	const {qmp, run, schema, compress, speedBytesPerSecond = UNLIMITED} = context;
+	const written = disks.flatMap(({name, device, sizeBytes}) => (device ? [{name, device, sizeBytes}] : []));
+	for (const {name, sizeBytes, device} of written) {
+		const node = objectName(run, name, 'scratch');
+		await addScratch(qmp, {node, folder: device.scratchFolder, sizeBytes, ownerUid: context.qemuUid});
+	}
+	const {take, show} = context.by === 'gates' ? await byGates(context, written) : byPause(context, written);
+	const actions = disks.map(({name, node, device, target}) =>
+		backupAction(run, {
+			disk: name,
+			source: device ? objectName(run, name, 'access') : node,
+			target,
+			filter: objectName(run, name, 'job'),
+			compress,
+			speedBytesPerSecond,
+		}),
+	);
+	return {
+		jobs: disks.map(({name}) => ({id: objectName(run, name), label: name})),
+		pauses: context.by === 'pause' && context.running,
+		take,
+		copy: async () => {
+			await show();
+			await qmp.execute('transaction', {actions});
+		},
+		release: async () => {
+			const remove = async (role: 'access' | 'gate' | 'filter' | 'scratch'): Promise<void> => {
+				for (const {name} of written) await qmp.execute('blockdev-del', {'node-name': objectName(run, name, role)});
+			};
+			await remove('access');
+			await putDevicesBack(qmp, schema, node => runOf(node) === run);
+			if (context.by === 'gates') await remove('gate');
+			await remove('filter');
+			await remove('scratch');
+		},
+	};
+}
+
+interface WrittenDisk {
+	readonly name: string;
+	readonly device: NonNullable<FleeceDisk['device']>;
+}
+
+interface Instant {
+	readonly take: Cut['take'];
+	/** After the instant, and before the jobs: lets them see the disks as they were. */
+	readonly show: () => Promise<void>;
+}
+
+async function byGates(context: FleeceContext, disks: readonly WrittenDisk[]): Promise<Instant> {
+	const {qmp, run} = context;
+	for (const {name, device} of disks) {
+		await qmp.execute('blockdev-add', filterNode(context, name, device.root));
+		const gate = objectName(run, name, 'gate');
+		await qmp.execute('blockdev-add', gateNode(gate, device.root));
+		await qmp.execute('qom-set', {path: device.path, property: 'drive', value: gate});
+	}
+	const gates = disks.map(({name}) => ({gate: objectName(run, name, 'gate'), to: objectName(run, name, 'filter')}));
+	return {
+		take: async () => ({stood: 'disks', ms: await timed(() => moveGates(qmp, gates))}),
+		show: async () => {
+			for (const {name} of disks) await qmp.execute('blockdev-add', accessNode(run, name));
+		},
+	};
+}
+
+function byPause(context: FleeceContext, disks: readonly WrittenDisk[]): Instant {
+	const {qmp, run, running} = context;
+	const move = (): Promise<unknown>[] => [
+		...disks.map(({name, device}) => qmp.execute('blockdev-add', filterNode(context, name, device.root))),
+		...disks.map(({name, device: {path}}) =>
+			qmp.execute('qom-set', {path, property: 'drive', value: objectName(run, name, 'filter')}),
+		),
+		...disks.map(({name}) => qmp.execute('blockdev-add', accessNode(run, name))),
+	];
+	return {
+		take: async () => {
+			if (running) return {stood: 'vm', ms: await timed(() => whilePaused(qmp, move))};
+			return {stood: 'disks', ms: await timed(() => Promise.all(move()))};
+		},
+		show: () => Promise.resolve(),
+	};
+}
+
+function filterNode({run, maxStallSeconds}: FleeceContext, disk: string, root: string): QmpBlockdevOptions {
+	return {
+		'driver': 'copy-before-write',
+		'node-name': objectName(run, disk, 'filter'),
+		'discard': 'unmap',
+		'file': root,
+		'target': objectName(run, disk, 'scratch'),
+		'on-cbw-error': 'break-snapshot',
+		'cbw-timeout': maxStallSeconds,
+	};
+}
+
+/** Shows the disk under the filter as it was at the instant. The filter must have its device by then. */
+function accessNode(run: string, disk: string): QmpBlockdevOptions {
+	const [name, filter] = [objectName(run, disk, 'access'), objectName(run, disk, 'filter')];
+	return {'driver': 'snapshot-access', 'node-name': name, 'file': filter};
+}

@@ -1,0 +1,87 @@
+import path from 'node:path';
+import {capabilitiesOf} from '../block/probe.ts';
+import type {CutMethod} from '../cut/cut.ts';
+import {QuiesceError} from '../errors.ts';
+import {type HostProcess, sharesMounts} from '../host/processes.ts';
+import type {DiskWithMedium} from './select-disks.ts';
+import type {VmSession} from './vm-session.ts';
+
+export interface MethodWishes {
+	/** Undefined: the best that the VM can. */
+	readonly method?: CutMethod | undefined;
+	/** Where scratch of all disks goes, instead of beside their images. */
+	readonly scratch?: string | undefined;
+}
+
+export interface ChosenMethod {
+	readonly method: CutMethod;
+	/** Why not the better one; undefined where it is the best, or was asked for. */
+	readonly because?: string;
+	/** By the disk's name; of those that the guest can write, and only for `fleece`. */
+	readonly scratchFolders: ReadonlyMap<string, string>;
+}
+
+/**
+ * `fleece` where the VM can, else `push`. Throws `REFUSED` if `fleece` was asked for and cannot be had. `qemu` is the
+ * VM's process, where it is known.
+ */
+export async function chooseMethod(
+	{method, scratch}: MethodWishes,
+	vm: Pick<VmSession, 'schema' | 'qmp'>,
+	disks: readonly DiskWithMedium[],
+	qemu: HostProcess | undefined,
+): Promise<ChosenMethod> {
+	if (method === 'push') return {method, scratchFolders: new Map()};
+	const found = await findScratch(scratch, vm, disks, qemu);
+	if (typeof found !== 'string') return {method: 'fleece', scratchFolders: found};
+	if (method === 'fleece') {
+		throw new QuiesceError('REFUSED', `this VM cannot be backed up by fleece: ${found}`, {
+			hint: 'Leave out --method, or use --method push.',
+		});
+	}
+	return {method: 'push', because: found, scratchFolders: new Map()};
+}
+
+/** The folder for each disk, or why fleecing cannot be done. */
+async function findScratch(
+	scratch: string | undefined,
+	{schema, qmp}: Pick<VmSession, 'schema' | 'qmp'>,
+	disks: readonly DiskWithMedium[],
+	qemu: HostProcess | undefined,
+): Promise<ReadonlyMap<string, string> | string> {
+	const capabilities = capabilitiesOf(schema, qmp.version);
+	for (const name of ['copy-before-write', 'snapshot-access', 'on-cbw-error', 'cbw-timeout'] as const) {
+		if (!capabilities[name].available) return `its QEMU has no ${name}, which came with ${capabilities[name].since}`;
+	}
+	if (qemu && !(await sharesMounts(qemu.pid))) {
+		return 'its QEMU runs in a container, so it cannot open a scratch file of ours';
+	}
+	const roots = disks.map(({medium}) => medium.rootNode);
+	const shared = disks.find(({medium}, index) => roots.indexOf(medium.rootNode) !== index);
+	if (shared) return `${shared.name} and another device share the node ${shared.medium.rootNode}`;
+	const folders = new Map<string, string>();
+	for (const disk of disks.filter(isWritten)) {
+		const folder = scratch === undefined ? folderOf(disk, qemu) : path.resolve(scratch);
+		if (folder === undefined) {
+			return `${disk.name} lies in no folder of this host (${disk.medium.filename}); name one for scratch with --scratch`;
+		}
+		folders.set(disk.name, folder);
+	}
+	return folders;
+}
+
+/** Whether the guest can write to the disk, so that old data has to be kept from it. */
+function isWritten({qdev, medium}: DiskWithMedium): boolean {
+	return qdev !== undefined && !medium.readOnly;
+}
+
+function folderOf({medium: {protocol, filename}}: DiskWithMedium, qemu: HostProcess | undefined): string | undefined {
+	if (protocol !== 'file' || filename.startsWith('json:')) return undefined;
+	if (path.isAbsolute(filename)) return path.dirname(filename);
+	return qemu?.cwd === undefined ? undefined : path.dirname(path.join(qemu.cwd, filename));
+}
+
+/** Each of them once. */
+export function scratchFolders({scratchFolders: folders}: ChosenMethod): string[] {
+	return [...new Set(folders.values())];
+}

@@ -1,0 +1,170 @@
+import {skippedByDefault, warnings as warningsOf} from '../block/coverage.ts';
+import {readBlockGraph} from '../block/read-graph.ts';
+import {asError, QuiesceError} from '../errors.ts';
+import {requireStorageDaemon} from '../images/storage-daemon.ts';
+import {previewRepository} from '../repository/repository.ts';
+import {captureMachine} from './capture-machine.ts';
+import {checkScratch, checkSpace} from './check-space.ts';
+import {chooseMethod, type MethodWishes} from './choose-method.ts';
+import {inspectAgent} from './inspect.ts';
+import {isAlive} from './run.ts';
+import {type DiskWithMedium, selectDisks} from './select-disks.ts';
+import {runsInside} from './unwind.ts';
+import {openVm, type VmSession} from './vm-session.ts';
+import type {VmRequest} from './with-vm.ts';
+
+export interface DoctorRequest extends Omit<VmRequest, 'tell'>, MethodWishes {
+	readonly repository?: string | undefined;
+}
+
+/** `bad`: a backup would fail. `poor`: it would go on, and be worth less. */
+export interface Finding {
+	readonly what: 'monitor' | 'agent' | 'disks' | 'method' | 'scratch' | 'sink' | 'leftovers' | 'repository';
+	readonly state: 'good' | 'poor' | 'bad';
+	readonly text: string;
+	readonly hint?: string | undefined;
+}
+
+/**
+ * What a backup of this VM would be like, found without taking one. Reads and changes nothing, except that it opens the
+ * sockets, of which each serves one client at a time. Throws if the monitor cannot be reached.
+ */
+export async function doctor(request: DoctorRequest): Promise<readonly Finding[]> {
+	const vm = await openVm(request.sockets, request);
+	try {
+		const graph = await readBlockGraph(vm.qmp, vm.schema);
+		const [disks, foundDisks] = findDisks(() => selectDisks(graph, {}).disks);
+		const {qemu} = await captureMachine(vm, request.sockets.qmp, graph);
+		const skipped = graph.disks.flatMap(disk => {
+			const reason = skippedByDefault(disk);
+			return reason === undefined
+				? []
+				: [{what: 'disks' as const, state: 'good' as const, text: `not ${disk.name}: ${reason}`}];
+		});
+		return [
+			findMonitor(vm),
+			await findAgent(request, vm),
+			...foundDisks,
+			...skipped,
+			...(await findMethod(request, vm, disks, qemu)),
+			await findSink(),
+			...(await findLeftovers(vm)),
+			...(request.repository === undefined ? [] : [await findRepository(request.repository, disks)]),
+		];
+	} finally {
+		await vm.qmp.close();
+	}
+}
+
+function findMonitor({name, version, status, qmp}: VmSession): Finding {
+	const text = `${name}, QEMU ${version}, ${status}`;
+	if (qmp.hasOutOfBand) return {what: 'monitor', state: 'good', text};
+	return {
+		what: 'monitor',
+		state: 'poor',
+		text: `${text}; it takes no out-of-band commands, so a hung target cannot be dropped at once`,
+		hint: 'Use a monitor on a socket of its own: -qmp unix:/path,server=on,wait=off.',
+	};
+}
+
+async function findAgent({sockets, signal, transcript}: DoctorRequest, vm: VmSession): Promise<Finding> {
+	const agent = await inspectAgent(sockets, vm.running, {signal, transcript});
+	const hint = 'Without a freeze a point is what a power cut would leave.';
+	switch (agent.state) {
+		case 'thawed':
+			return agent.canFreeze
+				? {what: 'agent', state: 'good', text: `${agent.version}, can freeze the guest`}
+				: {what: 'agent', state: 'poor', text: `${agent.version}, may not freeze the guest`, hint};
+		case 'frozen':
+			return {what: 'agent', state: 'poor', text: 'the guest is frozen', hint: '`quiesce thaw` thaws it.'};
+		case 'unreachable':
+			return {what: 'agent', state: 'poor', text: `no answer: ${agent.reason}`, hint};
+		case 'not named':
+			return {what: 'agent', state: 'poor', text: 'none is known', hint: `Name its socket with --agent. ${hint}`};
+	}
+}
+
+function findDisks(select: () => readonly DiskWithMedium[]): [readonly DiskWithMedium[], Finding[]] {
+	try {
+		const disks = select();
+		const names = disks.map(({name}) => name).join(', ');
+		const poor = disks.flatMap(disk => warningsOf(disk));
+		return [
+			disks,
+			[
+				{what: 'disks', state: 'good', text: names},
+				...poor.map((text): Finding => ({what: 'disks', state: 'poor', text})),
+			],
+		];
+	} catch (error) {
+		return [[], [asBad('disks', error)]];
+	}
+}
+
+async function findMethod(
+	request: DoctorRequest,
+	vm: VmSession,
+	disks: readonly DiskWithMedium[],
+	qemu: Parameters<typeof chooseMethod>[3],
+): Promise<Finding[]> {
+	try {
+		const chosen = await chooseMethod(request, vm, disks, qemu);
+		if (chosen.because !== undefined) {
+			const text = `push, for which the guest can wait; not fleece: ${chosen.because}`;
+			return [{what: 'method', state: 'poor', text}];
+		}
+		const poor = await checkScratch(chosen, disks);
+		const folders = [...new Set(chosen.scratchFolders.values())].join(', ');
+		const scratch: Finding[] =
+			folders === '' ? [] : poor.length === 0 ? [{what: 'scratch', state: 'good', text: `in ${folders}`}] : [];
+		return [
+			{what: 'method', state: 'good', text: chosen.method},
+			...scratch,
+			...poor.map((text): Finding => ({what: 'scratch', state: 'poor', text})),
+		];
+	} catch (error) {
+		return [asBad('method', error)];
+	}
+}
+
+async function findSink(): Promise<Finding> {
+	try {
+		return {what: 'sink', state: 'good', text: `daemon: ${await requireStorageDaemon()}`};
+	} catch (error) {
+		return asBad('sink', error);
+	}
+}
+
+async function findLeftovers({qmp}: VmSession): Promise<Finding[]> {
+	const findings: Finding[] = [];
+	for (const run of await runsInside(qmp)) {
+		findings.push(
+			(await isAlive(run))
+				? {what: 'leftovers', state: 'poor', text: `run ${run} is at work with this VM`}
+				: {
+						what: 'leftovers',
+						state: 'poor',
+						text: `run ${run} was killed, and left things in the VM`,
+						hint: '`quiesce recover` undoes them; so does the next backup.',
+					},
+		);
+	}
+	return findings.length > 0 ? findings : [{what: 'leftovers', state: 'good', text: 'none'}];
+}
+
+async function findRepository(folder: string, disks: readonly DiskWithMedium[]): Promise<Finding> {
+	try {
+		const {path} = await previewRepository(folder);
+		const [poor] = await checkSpace(path, 'zstd', disks);
+		return poor === undefined
+			? {what: 'repository', state: 'good', text: path}
+			: {what: 'repository', state: 'poor', text: poor};
+	} catch (error) {
+		return asBad('repository', error);
+	}
+}
+
+function asBad(what: Finding['what'], error: unknown): Finding {
+	const hint = error instanceof QuiesceError ? error.hint : undefined;
+	return {what, state: 'bad', text: asError(error).message, hint};
+}

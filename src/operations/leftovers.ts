@@ -1,0 +1,119 @@
+import fs from 'node:fs/promises';
+import path from 'node:path';
+import {setTimeout as delay} from 'node:timers/promises';
+import {scratchFilesIn} from '../cut/scratch.ts';
+import {processServing} from '../host/processes.ts';
+import {JobError} from '../jobs/errors.ts';
+import {yank} from '../jobs/yank.ts';
+import type {QmpConnection} from '../qmp/connection.ts';
+import type {QmpSchema} from '../qmp/introspection.ts';
+import {socketIn} from '../sink/daemon.ts';
+import {wasPausing} from './pause-marker.ts';
+import {isAlive, requireDead, runFolders} from './run.ts';
+import {nodesOfRun, runsInside, unwindInside} from './unwind.ts';
+
+const KILL_WAIT_MS = 3_000;
+/** SS_CONNECTED in the kernel's table of Unix sockets. */
+const CONNECTED = '03';
+
+/**
+ * Undoes what dead runs left in a VM and on this host: jobs, nodes, storage daemons, scratch, folders. Returns what it
+ * did, in words. The caller holds the VM's lock, so a run that is alive in there is one that came by another name: it is
+ * left alone, with a `LockedError`.
+ */
+export async function removeLeftovers(qmp: QmpConnection, schema: QmpSchema, scratch?: string): Promise<string[]> {
+	const done: string[] = [];
+	const inside = await runsInside(qmp);
+	for (const run of inside) {
+		await requireDead(run, 'the VM');
+		done.push(...(await unwindDead(qmp, schema, run)));
+	}
+	for (const folder of await scratchFolders(qmp, scratch)) done.push(...(await removeScratchFiles(folder)));
+	done.push(...(await removeRunFolders(inside)));
+	if (done.length > 0 && (await qmp.execute('query-status')).status === 'io-error') {
+		done.push(
+			'found the VM paused by an I/O error, which the lost run may have caused: `cont` on its monitor resumes it',
+		);
+	}
+	return done;
+}
+
+/** Resumes a VM that a dead run of ours paused: known by the run's mark, and by what it has inside. */
+export async function resumeIfLeft(qmp: QmpConnection): Promise<string[]> {
+	if ((await qmp.execute('query-status')).status !== 'paused') return [];
+	const inside = await runsInside(qmp);
+	for (const {run, folder} of await runFolders()) {
+		if (!inside.has(run) || !(await wasPausing(folder)) || (await isAlive(run))) continue;
+		await qmp.execute('cont');
+		return [`resumed the VM, which run ${run} left paused`];
+	}
+	return [];
+}
+
+/** Of dead runs; `inside` are those that had something in a VM, which is removed by now. Ends their daemons. */
+export async function removeRunFolders(inside: ReadonlySet<string> = new Set()): Promise<string[]> {
+	const done: string[] = [];
+	for (const {run, folder} of await runFolders()) {
+		if (await isAlive(run)) continue;
+		// Another VM, where its jobs go on: they would fail the guest's writes, and the next run there ends them first.
+		if (!inside.has(run) && (await hasClients(socketIn(folder)))) continue;
+		if (await endDaemon(folder)) done.push(endedDaemon(run));
+		await fs.rm(folder, {recursive: true, force: true});
+	}
+	return done;
+}
+
+/** A job whose daemon hangs only ends when that has gone, or, where it cannot be killed, its connection. */
+async function unwindDead(qmp: QmpConnection, schema: QmpSchema, run: string): Promise<string[]> {
+	const unwind = async (): Promise<string> =>
+		`removed ${(await unwindInside(qmp, schema, run)).join(', ')}, left by run ${run}`;
+	try {
+		return [await unwind()];
+	} catch (error) {
+		if (!(error instanceof JobError)) throw error;
+		await yank(qmp, await nodesOfRun(qmp, run));
+		const found = (await runFolders()).find(candidate => candidate.run === run);
+		const hadDaemon = found !== undefined && (await endDaemon(found.folder));
+		return [...(hadDaemon ? [endedDaemon(run)] : []), await unwind()];
+	}
+}
+
+function endedDaemon(run: string): string {
+	return `ended the storage daemon of run ${run}`;
+}
+
+/** True if there was one to end. Whatever serves the run's socket is the run's. */
+async function endDaemon(folder: string): Promise<boolean> {
+	const daemon = await processServing(socketIn(folder));
+	if (!daemon) return false;
+	process.kill(daemon.pid, 'SIGKILL');
+	for (let waited = 0; waited < KILL_WAIT_MS && (await processServing(socketIn(folder))); waited += 50) await delay(50);
+	return true;
+}
+
+/** Whether a process is connected to a Unix socket that another serves. */
+async function hasClients(socket: string): Promise<boolean> {
+	const table = await fs.readFile('/proc/net/unix', 'utf8');
+	return table.split('\n').some(line => {
+		const [, , , , , state, , ...bound] = line.split(' ').filter(field => field !== '');
+		return state === CONNECTED && bound.join(' ') === socket;
+	});
+}
+
+/** Where scratch of this VM may have been: beside its images, and in a folder that was named. */
+async function scratchFolders(qmp: QmpConnection, scratch: string | undefined): Promise<ReadonlySet<string>> {
+	const files = (await qmp.execute('query-named-block-nodes', {flat: true})).map(({file}) => file);
+	const folders = files.filter(file => path.isAbsolute(file)).map(file => path.dirname(file));
+	return new Set(scratch === undefined ? folders : [...folders, path.resolve(scratch)]);
+}
+
+/** Only what a run did not come to take the name from: it was killed in that moment. */
+async function removeScratchFiles(folder: string): Promise<string[]> {
+	const done: string[] = [];
+	for (const {run, file} of await scratchFilesIn(folder)) {
+		if (await isAlive(run)) continue;
+		await fs.rm(file, {force: true});
+		done.push(`removed the scratch file ${file} of run ${run}`);
+	}
+	return done;
+}

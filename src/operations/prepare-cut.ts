@@ -1,0 +1,46 @@
+import {devicePath} from '../block/devices.ts';
+import {capabilitiesOf} from '../block/probe.ts';
+import type {Cut, CutContext, CutDisk} from '../cut/cut.ts';
+import {type FleeceDisk, prepareFleece} from '../cut/fleece.ts';
+import {preparePush} from '../cut/push.ts';
+import type {Sink} from '../sink/sink.ts';
+import type {DiskWithMedium} from './select-disks.ts';
+import type {PointTask} from './point-task.ts';
+
+const DEFAULT_MAX_STALL_SECONDS = 2;
+
+/** Makes everything ready for the cut, in the way that was chosen. */
+export async function prepareCut({request, vm, run, disks, chosen, qemuUid}: PointTask, sink: Sink): Promise<Cut> {
+	const context: CutContext = {
+		qmp: vm.qmp,
+		run: run.id,
+		compress: sink.jobCompresses,
+		speedBytesPerSecond: request.speedBytesPerSecond,
+	};
+	const targetOf = ({name, medium}: DiskWithMedium): CutDisk => ({name, node: medium.node, target: sink.nodeOf(name)});
+	if (chosen.method === 'push') return preparePush(context, disks.map(targetOf));
+	const fleeced = disks.map((disk): FleeceDisk => ({
+		...targetOf(disk),
+		sizeBytes: disk.medium.virtualSize,
+		device: deviceOf(disk, chosen.scratchFolders.get(disk.name)),
+	}));
+	const hasThreads = disks.some(({iothread}) => iothread !== undefined);
+	const canAdd = capabilitiesOf(vm.schema, vm.qmp.version)['pull-with-iothreads'].available;
+	return prepareFleece(
+		{
+			...context,
+			schema: vm.schema,
+			maxStallSeconds: request.maxStallSeconds ?? DEFAULT_MAX_STALL_SECONDS,
+			running: vm.running,
+			by: canAdd || !hasThreads ? 'gates' : 'pause',
+			qemuUid,
+		},
+		fleeced,
+	);
+}
+
+/** Undefined for a disk that the guest cannot write, which needs no scratch. */
+function deviceOf({qdev, medium}: DiskWithMedium, scratchFolder: string | undefined): FleeceDisk['device'] {
+	if (qdev === undefined || scratchFolder === undefined) return undefined;
+	return {path: devicePath(qdev), root: medium.rootNode, scratchFolder};
+}
