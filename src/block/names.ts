@@ -32,3 +32,8 @@ export function objectName(
 export function runOf(name: string): string | undefined {
 	return NAME.exec(name)?.groups?.['run'];
 }
+
+/** Whether a node of ours is one that {@link objectName} named `scratch`. */
+export function isScratch(name: string): boolean {
+	return runOf(name) !== undefined && name.endsWith('-scratch');
+}

@@ -18,8 +18,8 @@ export function cancelOnSignals(): Cancellation {
 	const onSignal = (name: EndingSignal): void => {
 		if (first !== undefined) {
 			printNote(
-				'stopped at once. A frozen guest is thawed by the thaw guard within two seconds; what else is left ' +
-					'in the VM and the repository is undone by the next `quiesce backup` of this VM',
+				'stopped at once. The guard thaws a frozen guest within two seconds, and then undoes what else is left; ' +
+					'`quiesce recover` does it too',
 			);
 			process.exit(EXIT_STATUS[name]);
 		}

@@ -16,5 +16,7 @@ export async function moveGates(
 	qmp: QmpConnection,
 	gates: readonly {readonly gate: string; readonly to: string}[],
 ): Promise<void> {
+	// An empty list would abort QEMU (block.c bdrv_reopen_multiple, to 11.1).
+	if (gates.length === 0) return;
 	await qmp.execute('blockdev-reopen', {options: gates.map(({gate, to}) => gateNode(gate, to))});
 }

@@ -3,6 +3,7 @@ import type {BlockGraph, Disk} from '../block/graph.ts';
 import {readBlockGraph} from '../block/read-graph.ts';
 import {QuiesceError} from '../errors.ts';
 import type {QmpConnection} from '../qmp/connection.ts';
+import {QmpCommandError} from '../qmp/errors.ts';
 import type {QmpSchema} from '../qmp/introspection.ts';
 import {moveGates} from './gates.ts';
 
@@ -19,13 +20,24 @@ export async function putDevicesBack(
 	const graph = await readBlockGraph(qmp, schema);
 	const covered = disksUnder(graph, isOurs);
 	if (covered.length === 0) return;
-	const gates = covered.filter(({over}) => over.length > 1).map(({over: [gate], below}) => ({gate, to: below}));
-	if (gates.length > 0) await moveGates(qmp, gates);
-	// Never to the node that a device has already: that would abort QEMU (block.c bdrv_replace_child_noperm, to 11.1).
-	for (const {disk, below} of covered) {
-		await qmp.execute('qom-set', {path: devicePath(disk.qdev ?? ''), property: 'drive', value: below});
+	try {
+		await moveGates(
+			qmp,
+			covered.filter(({over}) => over.length > 1).map(({over: [gate], below}) => ({gate, to: below})),
+		);
+		// Never to the node that a device has already: that would abort QEMU (block.c bdrv_replace_child_noperm, to 11.1).
+		for (const {disk, below} of covered) {
+			await qmp.execute('qom-set', {path: devicePath(disk.qdev ?? ''), property: 'drive', value: below});
+		}
+	} catch (cause) {
+		if (!(cause instanceof QmpCommandError)) throw cause;
+		const names = covered.map(({disk}) => disk.name).join(', ');
+		throw new QuiesceError('FAILED', `cannot take our nodes from above ${names}: ${cause.message}`, {
+			cause,
+			hint: 'Another program may have a job or an export on one of them; end that, and try again.',
+		});
 	}
-	requireUnmoved(await readBlockGraph(qmp, schema), covered);
+	requireTogether(await readBlockGraph(qmp, schema), covered);
 }
 
 interface CoveredDisk {
@@ -47,16 +59,17 @@ function disksUnder({disks}: BlockGraph, isOurs: (node: string) => boolean): Cov
 	});
 }
 
-/** Writes that go past a snapshot which somebody took at the wrong moment would be lost. */
-function requireUnmoved({nodes}: BlockGraph, covered: readonly CoveredDisk[]): void {
-	for (const {disk, below, over} of covered) {
-		const now = nodes.get(over.at(-1) ?? '')?.children.find(({role}) => role === 'file')?.node;
-		if (now === below || now === undefined) continue;
+/** A device that is not on what our nodes are above was moved by us while another program exchanged its disk. */
+function requireTogether({disks, nodes}: BlockGraph, covered: readonly CoveredDisk[]): void {
+	for (const {disk, over} of covered) {
+		const left = nodes.get(over.at(-1) ?? '')?.children.find(({role}) => role === 'file')?.node;
+		const root = disks.find(({qdev}) => qdev === disk.qdev)?.medium?.rootNode;
+		if (left === root || left === undefined || root === undefined) continue;
 		throw new QuiesceError(
 			'FAILED',
-			`the node under ${disk.name} changed from ${below} to ${now} at the wrong moment`,
+			`${disk.name} is on ${root}, but another program has just put ${left} in its place`,
 			{
-				hint: `Another program works on this disk. Pause the VM, and put it on ${now} with qom-set.`,
+				hint: `If query-block still says so, pause the VM, and put the device on ${left} with qom-set.`,
 			},
 		);
 	}

@@ -144,7 +144,9 @@ export class StorageDaemon {
 		this.#told = true;
 		this.#child.kill('SIGKILL');
 		await this.#endsWithin(KILL_MS);
+		// One that could not be ended must not hold us back.
 		this.#child.unref();
+		this.#child.stderr?.destroy();
 		await this.#qmp.close();
 	}
 

@@ -1,7 +1,9 @@
 import {concat, concatMap, defer, EMPTY, from, map, type Observable, of} from 'rxjs';
 import type {Cut, CutMethod} from '../cut/cut.ts';
+import {QuiesceError} from '../errors.ts';
 import {AgentError} from '../guest-agent/errors.ts';
 import type {FreezeWindow} from '../guest-agent/freeze-window.ts';
+import {storageAnswers} from '../host/storage-answers.ts';
 import {JobError} from '../jobs/errors.ts';
 import {type JobProgress, runJobs} from '../jobs/run-jobs.ts';
 import type {FreezeRecord} from '../repository/manifest.ts';
@@ -28,7 +30,7 @@ const SINKS: Record<SinkName, OpenSink> = {daemon: openDaemonSink, inline: openI
 /** A guest may wait for a target only with `push`, and gives up after 30 s (the Linux SCSI driver). */
 const TARGET_TIMEOUT_MS: Record<CutMethod, number> = {fleece: 300_000, push: 10_000};
 /** Longer than any pause takes; then the run counts as hung. */
-const PAUSE_MS = 15_000;
+const PAUSE_MS = 5_000;
 
 /**
  * The partial point around the nodes in QEMU around the sink around the jobs: on a failure each is undone before the
@@ -39,7 +41,7 @@ export function takePoint(task: PointTask): Observable<BackupMessage> {
 	const onLostError = lostErrors(request);
 	return scoped({
 		acquire: () => createPartialPoint(repository, vm.name, new Date(), run.id),
-		release: (partial, outcome) => (outcome === 'completed' ? EMPTY : partial.abandon()),
+		release: (partial, outcome) => (outcome === 'completed' ? EMPTY : abandonPoint(task, partial)),
 		onLostError,
 		use: partial =>
 			scoped({
@@ -153,39 +155,49 @@ async function takeCut(task: PointTask, cut: Cut): Promise<CutRecord> {
 		request.signal.throwIfAborted();
 		const at = new Date().toISOString();
 		progress.hasBegun = true;
-		const {stood, ms} = await cut.take();
+		const {stood, ms} = await (cut.pauses ? whileWatched(task, () => cut.take()) : cut.take());
 		return {at, standstill: {of: stood, seconds: ms / 1000}};
 	};
-	const takeQuietly = async (): Promise<CutRecord> => {
-		if (!quiescer) return {...(await take()), consistency: 'crash-consistent', freeze: null};
-		try {
-			const {value: taken, window} = await quiescer.whileFrozen(take);
-			const freeze = freezeRecord(window);
-			if (window.doubt === undefined) return {...taken, consistency: 'quiesced', freeze};
-			const degraded = `the freeze did not hold: ${window.doubt}`;
-			if (request.quiesce === 'require') throw new AgentError(degraded);
-			return {...taken, consistency: 'crash-consistent', freeze, degraded};
-		} catch (error) {
-			if (request.quiesce === 'require' || progress.hasBegun || !isQuiesceFailure(error)) throw error;
-			return {...(await take()), consistency: 'crash-consistent', freeze: null, degraded: error.message};
-		}
-	};
-	return cut.pauses ? resumedByGuard(task, takeQuietly) : takeQuietly();
+	if (!quiescer) return {...(await take()), consistency: 'crash-consistent', freeze: null};
+	try {
+		const {value: taken, window} = await quiescer.whileFrozen(take);
+		const freeze = freezeRecord(window);
+		if (window.doubt === undefined) return {...taken, consistency: 'quiesced', freeze};
+		const degraded = `the freeze did not hold: ${window.doubt}`;
+		if (request.quiesce === 'require') throw new AgentError(degraded);
+		return {...taken, consistency: 'crash-consistent', freeze, degraded};
+	} catch (error) {
+		if (request.quiesce === 'require' || progress.hasBegun || !isQuiesceFailure(error)) throw error;
+		return {...(await take()), consistency: 'crash-consistent', freeze: null, degraded: error.message};
+	}
 }
 
-/** While `work` may have the VM paused, our death is followed by its going on: by the guard's doing, else the next run's. */
-async function resumedByGuard<Value>(
-	{request, run, guard, quiescer}: PointTask,
-	work: () => Promise<Value>,
-): Promise<Value> {
+/** While `pausing` may have the VM paused, our death is followed by its going on: by the guard's doing, or the next run's. */
+async function whileWatched<Value>(task: PointTask, pausing: () => Promise<Value>): Promise<Value> {
+	const {run, guard} = task;
 	await markPausing(run.folder);
-	await guard.watchPause(PAUSE_MS + (quiescer ? request.freezeTimeoutMs : 0));
-	try {
-		return await work();
-	} finally {
+	await guard.watchPause(PAUSE_MS);
+	const stopWatching = async (): Promise<void> => {
 		await guard.pauseOver();
 		await clearPausing(run.folder);
+	};
+	try {
+		const value = await pausing();
+		await stopWatching();
+		return value;
+	} catch (error) {
+		// The agent of a paused VM cannot thaw it. Until it is sure to run again, the guard has to see to it.
+		await resumeSurely(task);
+		await stopWatching();
+		throw error;
 	}
+}
+
+/** The command that resumes the VM may have been lost with the connection. */
+async function resumeSurely({request, vm}: PointTask): Promise<void> {
+	await reachAgain(vm.qmp, request.sockets, async qmp => {
+		if ((await qmp.execute('query-status')).status === 'paused') await qmp.execute('cont');
+	});
 }
 
 function freezeRecord({frozen, freezeMs, heldMs, thawMs}: FreezeWindow): FreezeRecord {
@@ -203,6 +215,14 @@ function progressOf({jobs}: Cut, progress: readonly JobProgress[]): DiskProgress
 		doneBytes: current,
 		totalBytes: total,
 	}));
+}
+
+/** On a file system that hangs, the removal would hold this process, and nothing could end it. */
+async function abandonPoint({repository}: PointTask, partial: PartialPoint): Promise<void> {
+	if (await storageAnswers(repository.path)) return partial.abandon();
+	throw new QuiesceError('FAILED', `${repository.path} does not answer, so the unfinished point stays there`, {
+		hint: 'The next run removes it.',
+	});
 }
 
 /** Leaves nothing of the run in QEMU. A guest that our own full target has stopped goes on. */

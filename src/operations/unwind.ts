@@ -1,7 +1,9 @@
 import {filter, firstValueFrom} from 'rxjs';
-import {runOf} from '../block/names.ts';
+import path from 'node:path';
+import {isScratch, runOf} from '../block/names.ts';
 import {putDevicesBack} from '../cut/put-devices-back.ts';
 import {QuiesceError} from '../errors.ts';
+import {storageAnswers} from '../host/storage-answers.ts';
 import {endJobs} from '../jobs/end-jobs.ts';
 import {yank} from '../jobs/yank.ts';
 import type {QmpConnection} from '../qmp/connection.ts';
@@ -30,6 +32,7 @@ export async function runsInside(qmp: QmpConnection): Promise<ReadonlySet<string
  */
 export async function unwindInside(qmp: QmpConnection, schema: QmpSchema, run: string): Promise<string[]> {
 	const isOurs = (name: string): boolean => runOf(name) === run;
+	await requireScratchAnswers(qmp, run);
 	const done: string[] = [];
 	for (const {id} of (await qmp.execute('query-block-exports')).filter(({id}) => isOurs(id))) {
 		await removeExport(qmp, id);
@@ -52,6 +55,18 @@ export async function unwindInside(qmp: QmpConnection, schema: QmpSchema, run: s
 export async function nodesOfRun(qmp: QmpConnection, run: string): Promise<string[]> {
 	const nodes = await qmp.execute('query-named-block-nodes', {flat: true});
 	return nodes.map(node => node['node-name'] ?? '').filter(name => runOf(name) === run);
+}
+
+/** While a write to scratch hangs, QEMU would wait for it in its main loop, and the guest with it, as soon as we remove a node. */
+async function requireScratchAnswers(qmp: QmpConnection, run: string): Promise<void> {
+	const nodes = await qmp.execute('query-named-block-nodes', {flat: true});
+	const scratch = nodes.filter(node => isScratch(node['node-name'] ?? '') && runOf(node['node-name'] ?? '') === run);
+	for (const folder of new Set(scratch.map(({file}) => path.dirname(file)))) {
+		if (await storageAnswers(folder)) continue;
+		throw new QuiesceError('FAILED', `scratch in ${folder} does not answer: to remove it now would stop the guest`, {
+			hint: `The guest goes on. Once ${folder} answers again, run \`quiesce recover\`.`,
+		});
+	}
 }
 
 async function removeNodes(qmp: QmpConnection, schema: QmpSchema, run: string): Promise<string[]> {

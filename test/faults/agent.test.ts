@@ -1,7 +1,6 @@
 import {afterAll, beforeAll, describe, expect, test} from 'vitest';
-import {fileURLToPath} from 'node:url';
 import {GuestAgent} from '../../src/guest-agent/agent.ts';
-import {jsonLines, lastOf, runQuiesce} from '../cli/run-quiesce.ts';
+import {jsonLines, lastOf, runQuiesce, runtimeDir} from '../cli/run-quiesce.ts';
 import {
 	backupArgs,
 	expectNothingLeft,
@@ -16,8 +15,8 @@ import {
 	textsOf,
 } from '../cli/scene.ts';
 import {type Guest, startGuest} from '../guest/guest.ts';
-
-const KILL_WHEN = fileURLToPath(new URL('kill-when.ts', import.meta.url));
+import {killWithGuards} from './harness/processes.ts';
+import {Tool} from './harness/tool.ts';
 
 let folder: Folder;
 let repository: string;
@@ -50,6 +49,17 @@ async function expectRefusedOrDegraded(reason: RegExp): Promise<void> {
 	const cut = jsonLines(point.ended).find(({message_type}) => message_type === 'cut');
 	expect([...textsOf(point.ended, 'warning'), String(cut?.['degraded'])].join('\n')).toMatch(reason);
 	await expectNothingLeft(guest, repository);
+}
+
+/** A backup that is killed with its guard, so that the guest stays frozen. */
+async function killWhileFrozen(): Promise<void> {
+	const tool = new Tool(backupArgs(guest, repository, '--transcript', folder.new('transcript')), {
+		env: {QUIESCE_RUNTIME_DIR: runtimeDir},
+		steps: folder.new('steps'),
+		stopAt: 'agent <- guest-fsfreeze-freeze #1',
+	});
+	expect(await tool.stopped).toBe(true);
+	await killWithGuards({runtimeDir}, tool);
 }
 
 test('an agent that is stopped or hangs is waited for no longer than a moment', async () => {
@@ -106,11 +116,7 @@ test('a hook that fails at the thaw casts doubt on the freeze', async () => {
 
 describe('a guest that is frozen already', () => {
 	test('by a run that was killed with its guard is thawed, which is said', async () => {
-		const killed = await runQuiesce(backupArgs(guest, repository, '--transcript', folder.new('transcript')), {
-			nodeArgs: ['--import', KILL_WHEN],
-			env: {QUIESCE_TEST_KILL_AT: 'agent <- .*"return": 2}', QUIESCE_TEST_KILL_WITH: 'guard'},
-		});
-		expect(killed.signal).toBe('SIGKILL');
+		await killWhileFrozen();
 		expect(await isFrozen(guest)).toBe(true);
 		const point = await takePoint(backupArgs(guest, repository, '--quiesce', 'require'));
 		expect(point.recovered.join('\n')).toMatch(/thawed the guest \(2 file systems\), which run \w+ left frozen/);
@@ -120,10 +126,7 @@ describe('a guest that is frozen already', () => {
 	});
 
 	test('by a run that was killed with its guard is thawed also by a run that does not freeze', async () => {
-		await runQuiesce(backupArgs(guest, repository, '--transcript', folder.new('transcript')), {
-			nodeArgs: ['--import', KILL_WHEN],
-			env: {QUIESCE_TEST_KILL_AT: 'agent <- .*"return": 2}', QUIESCE_TEST_KILL_WITH: 'guard'},
-		});
+		await killWhileFrozen();
 		expect(await isFrozen(guest)).toBe(true);
 		const next = await runQuiesce(backupArgs(guest, repository, '--quiesce', 'never'));
 		expect(next.code).toBe(0);

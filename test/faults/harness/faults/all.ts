@@ -1,0 +1,9 @@
+import type {Fault} from '../fault.ts';
+import {AGENT_FAULTS} from './agent.ts';
+import {CLOCK} from './clock.ts';
+import {KILLED} from './killed.ts';
+import {STORAGE} from './storage.ts';
+import {VM} from './vm.ts';
+
+/** In the order of the table. */
+export const FAULTS: readonly Fault[] = [...KILLED, ...VM, ...AGENT_FAULTS, ...STORAGE, ...CLOCK];

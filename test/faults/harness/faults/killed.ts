@@ -1,0 +1,83 @@
+import type {Fault} from '../fault.ts';
+import {killAll, killWithGuards, ourProcesses} from '../processes.ts';
+import {CRITICAL, CUT_IS_TAKEN, FREEZE_WINDOW, PAUSE} from '../steps.ts';
+
+const killTool: Fault = {
+	name: 'kill-tool',
+	title: 'The program is killed (SIGKILL)',
+	run: 'dies',
+	guestBackAfter: 'strike',
+	strike: ({tool}) => {
+		tool.signal('SIGKILL');
+		return Promise.resolve(undefined);
+	},
+	sample: CRITICAL,
+};
+
+const killWithGuard: Fault = {
+	name: 'kill-with-guard',
+	title: 'The program and its guard are killed at once',
+	run: 'dies',
+	guestBackAfter: 'recovery',
+	strike: async ({stage, tool}) => {
+		await killWithGuards(stage, tool);
+		return undefined;
+	},
+	sample: [FREEZE_WINDOW[1]!, ...PAUSE, CUT_IS_TAKEN],
+};
+
+const killEverything: Fault = {
+	name: 'kill-all',
+	title: 'The program and all that it has started are killed at once, as with a control group',
+	run: 'dies',
+	guestBackAfter: 'recovery',
+	strike: async ({stage}) => {
+		await killAll(await ourProcesses(stage.runtimeDir));
+		return undefined;
+	},
+	sample: [FREEZE_WINDOW[1]!, CUT_IS_TAKEN, /^host start qemu-img convert /],
+};
+
+const stopTool: Fault = {
+	name: 'stop-tool',
+	title: 'The program hangs (SIGSTOP), and is killed after 4 s',
+	run: 'dies',
+	guestBackAfter: 'heal',
+	args: () => ['--freeze-timeout', '5s'],
+	strike: async ({tool}) => {
+		// The guard kills a run that holds the guest frozen; any other is killed here.
+		const timer = setTimeout(() => {
+			tool.signal('SIGKILL');
+		}, STOPPED_MS);
+		await tool.ended;
+		clearTimeout(timer);
+		return undefined;
+	},
+	sample: [FREEZE_WINDOW[1]!, CUT_IS_TAKEN],
+};
+
+const STOPPED_MS = 4_000;
+
+const hangTool: Fault = {
+	name: 'hang-tool',
+	title: 'The program hangs (SIGSTOP) while it holds the guest frozen or paused, until its guard ends it',
+	run: 'dies',
+	guestBackAfter: 'heal',
+	args: () => ['--freeze-timeout', '5s'],
+	strike: async ({tool}) => {
+		await tool.ended;
+		return undefined;
+	},
+	at: /^(agent <- guest-fsfreeze-freeze|qmp .. (transaction|stop|qom-set|cont)) /,
+	sample: [FREEZE_WINDOW[1]!],
+};
+
+const killRecovery: Fault = {
+	...killWithGuard,
+	name: 'kill-recovery',
+	title: 'The program and its guard are killed, and then what recovers from that, with its guard',
+	recoveryDies: true,
+	sample: [CUT_IS_TAKEN],
+};
+
+export const KILLED: readonly Fault[] = [killTool, killWithGuard, killEverything, stopTool, hangTool, killRecovery];

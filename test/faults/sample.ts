@@ -1,0 +1,15 @@
+import {expect} from 'vitest';
+import {runCampaign} from './harness/campaign.ts';
+import {FAULTS} from './harness/faults/all.ts';
+import {lineOf} from './harness/report.ts';
+import type {Scenario} from './harness/scenario.ts';
+
+/** Two scenarios on two processors: each test file has its own. */
+export const SAMPLE_MS = 1_200_000;
+
+/** The short campaign over some scenarios; what went wrong is the failure. */
+export async function expectSurvival(...scenarios: readonly Scenario[]): Promise<void> {
+	const results = await runCampaign({scenarios, faults: FAULTS, points: 'sample', tell: () => undefined});
+	expect(results.filter(({wrong}) => wrong.length > 0).map(lineOf)).toEqual([]);
+	expect(results.filter(({reached}) => reached).length).toBeGreaterThan(results.length / 2);
+}

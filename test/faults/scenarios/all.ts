@@ -1,0 +1,6 @@
+import type {Scenario} from '../harness/scenario.ts';
+import {backup} from './backup.ts';
+import {restore} from './restore.ts';
+
+/** A new operation is a file beside this one, and a line here. */
+export const SCENARIOS: readonly Scenario[] = [backup('push'), backup('fleece'), restore];

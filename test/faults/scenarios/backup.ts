@@ -1,0 +1,35 @@
+import {judgePoints, pointFolders} from '../harness/points.ts';
+import type {Scenario} from '../harness/scenario.ts';
+
+const TARGET_DIES = 'a guest write to what is not copied yet waits for the target, and fails with it';
+
+/** A full backup into the target folder. */
+export function backup(method: 'push' | 'fleece'): Scenario {
+	return {
+		name: `backup-${method}`,
+		repository: stage => stage.target,
+		args: (stage, {slow}) => [
+			...['backup', ...stage.sockets, '-r', stage.target, '--method', method, '--quiesce', 'try'],
+			...(method === 'fleece' ? ['--scratch', stage.scratch] : []),
+			...(slow ? ['--speed', '12M'] : []),
+		],
+		unfinished: stage => pointFolders(stage.target, stage.guest.name, 'hidden'),
+		judge: async (stage, ended) => {
+			const points = await judgePoints(stage, stage.target);
+			if (ended && points !== 1) throw new Error(`${points} points are there, and not the one that was taken`);
+		},
+		...(method === 'push'
+			? {
+					guestBears: {
+						'kill-all': TARGET_DIES,
+						'target-full': TARGET_DIES,
+						'target-eio': TARGET_DIES,
+						'target-readonly': TARGET_DIES,
+						'target-stalled': TARGET_DIES,
+					},
+					without: ['scratch-full'],
+					sample: ['kill-tool', 'kill-all', 'target-stalled'],
+				}
+			: {}),
+	};
+}
