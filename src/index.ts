@@ -5,8 +5,11 @@
 export {backup} from './operations/backup.ts';
 export type {BackupMessage, BackupPlan, BackupRequest, CutRecord, DiskProgress} from './operations/backup-messages.ts';
 export {discover, type DiscoveredVm} from './operations/discover.ts';
+export {doctor, type DoctorRequest, type Finding} from './operations/doctor.ts';
 export {inspect, type VmReport} from './operations/inspect.ts';
 export {list, type ListMessage, type ListOptions} from './operations/list.ts';
+export {recover, type Recovered, type RecoverRequest} from './operations/recover.ts';
+export {recoverAll, type RecoveredOf} from './operations/recover-all.ts';
 export {restore, type RestoredDisk, type RestoreMessage, type RestoreOptions} from './operations/restore.ts';
 export {thaw, type ThawReport} from './operations/thaw.ts';
 export {verify, type VerifyMessage, type VerifyOptions} from './operations/verify.ts';

@@ -6,6 +6,11 @@ import {runOf} from './names.ts';
 export interface Medium {
 	/** What QEMU calls the disk's node: often a filter, and another one while a job runs. */
 	readonly rootNode: string;
+	/**
+	 * The filter of a job of another program above `rootNode`, which QEMU leaves out where it names the disk's node (mirror,
+	 * commit and stream without a filter name). Whoever moved the device to `rootNode` would take the job's disk away.
+	 */
+	readonly hiddenFilter?: string | undefined;
 	/** The guest-visible format node below all filters: what is backed up, and where bitmaps live. */
 	readonly node: string;
 	/** The driver of `node`; where no format lies over the protocol, the protocol's. */
@@ -59,6 +64,7 @@ export function mediumAt(nodes: BlockNodes, rootNode: string): Medium {
 	const bottom = storage.at(-1) ?? format;
 	return {
 		rootNode,
+		hiddenFilter: filterOver(nodes, rootNode),
 		node: format.name,
 		format: format.driver,
 		protocol: bottom.driver,
@@ -72,6 +78,13 @@ export function mediumAt(nodes: BlockNodes, rootNode: string): Medium {
 		chain,
 		bitmaps: format.bitmaps,
 	};
+}
+
+function filterOver(nodes: BlockNodes, below: string): string | undefined {
+	return [...nodes.values()].find(node => {
+		const role = roleBelow(node);
+		return role !== undefined && childOf(node, role) === below;
+	})?.name;
 }
 
 /** The child that a filter shows; undefined for what is none. */

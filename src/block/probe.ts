@@ -105,6 +105,10 @@ const PROBES = {
 		note: 'scratch shrinks as it is read',
 		probe: schema => schema.hasArgument('blockdev-backup', 'discard-source'),
 	},
+	'snapshot-access-large-reads': {
+		since: '10.0',
+		note: 'a point is read in large pieces; before, such a read can mix in what was written since',
+	},
 	'backup-on-cbw-error': {
 		since: '10.1',
 		note: 'a failing target breaks a push backup, not the guest',

@@ -11,6 +11,8 @@ export interface BackupJob {
 	readonly compress: boolean;
 	/** 0 is no limit. */
 	readonly speedBytesPerSecond: number;
+	/** The longest piece that is read at once. */
+	readonly maxChunkBytes?: number | undefined;
 }
 
 /** The job of one disk, for a transaction that starts all of them. */
@@ -30,6 +32,7 @@ export function backupAction(run: string, job: BackupJob): QmpTransactionAction 
 			'on-target-error': 'report',
 			'speed': job.speedBytesPerSecond,
 			...(job.compress ? {compress: true} : {}),
+			...(job.maxChunkBytes === undefined ? {} : {'x-perf': {'max-chunk': job.maxChunkBytes}}),
 		},
 	};
 }

@@ -1,6 +1,6 @@
 import fs from 'node:fs/promises';
 import path from 'node:path';
-import {runOf} from '../block/names.ts';
+import {isScratch, runOf} from '../block/names.ts';
 import {asError, errnoOf, QuiesceError} from '../errors.ts';
 import type {QmpConnection} from '../qmp/connection.ts';
 import {QmpCommandError} from '../qmp/errors.ts';
@@ -62,7 +62,8 @@ export async function scratchFilesIn(folder: string): Promise<{run: string; file
 		throw error;
 	});
 	return names.flatMap(name => {
-		const run = name.startsWith('.') && name.endsWith(SUFFIX) ? runOf(name.slice(1)) : undefined;
+		const node = name.startsWith('.') && name.endsWith(SUFFIX) ? name.slice(1, -SUFFIX.length) : '';
+		const run = isScratch(node) ? runOf(node) : undefined;
 		return run === undefined ? [] : [{run, file: path.join(folder, name)}];
 	});
 }

@@ -1,8 +1,14 @@
 import fs from 'node:fs/promises';
 import path from 'node:path';
 
-/** Field 22 of proc(5)'s stat, counted behind the program's name, which may hold blanks and brackets. `folder` is the process's under /proc. */
+/** When a process started, in ticks after the boot. `folder` is the process's under /proc. */
 export async function readStartTicks(folder: string): Promise<number> {
+	return (await readStat(folder)).startTicks;
+}
+
+/** Fields 3 and 22 of proc(5)'s stat, counted behind the program's name, which may hold blanks and brackets. */
+export async function readStat(folder: string): Promise<{readonly state: string; readonly startTicks: number}> {
 	const stat = await fs.readFile(path.join(folder, 'stat'), 'utf8');
-	return Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19]);
+	const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+	return {state: fields[0] ?? '', startTicks: Number(fields[19])};
 }

@@ -61,6 +61,8 @@ async function prepare(
 	whyNotQuiesced: string | undefined,
 ): Promise<Observable<BackupMessage>> {
 	request.signal.throwIfAborted();
+	// Before it is at work nothing may be begun.
+	await guard.ready();
 	const graph = await readBlockGraph(vm.qmp, vm.schema);
 	const {disks, skipped} = selectDisks(graph, request);
 	const {machine, qemu, qemuUid} = await captureMachine(vm, request.sockets.qmp, graph);

@@ -1,4 +1,6 @@
-import {QuiesceError} from '../errors.ts';
+import {constants} from 'node:fs';
+import fs from 'node:fs/promises';
+import {asError, errnoOf, QuiesceError} from '../errors.ts';
 import {type ChosenMethod, scratchFolders} from './choose-method.ts';
 import type {DiskWithMedium} from './select-disks.ts';
 import {freeBytes, LEAST_BYTES} from './watch-space.ts';
@@ -30,6 +32,7 @@ export async function checkScratch(chosen: ChosenMethod, disks: readonly DiskWit
 	for (const folder of scratchFolders(chosen)) {
 		const here = disks.filter(({name}) => chosen.scratchFolders.get(name) === folder);
 		const worst = here.reduce((sum, {medium}) => sum + neededBytes(medium), 0);
+		await requireWritable(folder);
 		const free = Math.max(0, (await freeBytes(folder)) - LEAST_BYTES);
 		if (free === 0) {
 			throw new QuiesceError('FAILED', `no space is free in ${folder}, where scratch is to be`, {
@@ -44,6 +47,17 @@ export async function checkScratch(chosen: ChosenMethod, disks: readonly DiskWit
 		}
 	}
 	return warnings;
+}
+
+async function requireWritable(folder: string): Promise<void> {
+	try {
+		await fs.access(folder, constants.W_OK | constants.X_OK);
+	} catch (cause) {
+		throw new QuiesceError('REFUSED', `cannot have scratch in ${folder}: ${errnoOf(cause) ?? asError(cause).message}`, {
+			cause,
+			hint: 'Name a folder that this program and the QEMU of the VM can write, with --scratch; or use --method push.',
+		});
+	}
 }
 
 function neededBytes({virtualSize, allocatedBytes = virtualSize, chain}: DiskWithMedium['medium']): number {

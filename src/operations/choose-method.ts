@@ -1,3 +1,4 @@
+import fs from 'node:fs/promises';
 import path from 'node:path';
 import {capabilitiesOf} from '../block/probe.ts';
 import type {CutMethod} from '../cut/cut.ts';
@@ -54,14 +55,16 @@ async function findScratch(
 		if (!capabilities[name].available) return `its QEMU has no ${name}, which came with ${capabilities[name].since}`;
 	}
 	if (qemu && !(await sharesMounts(qemu.pid))) {
-		return 'its QEMU runs in a container, so it cannot open a scratch file of ours';
+		return 'its QEMU has a mount namespace of its own, as in a container, so it cannot open a scratch file of ours';
 	}
 	const roots = disks.map(({medium}) => medium.rootNode);
 	const shared = disks.find(({medium}, index) => roots.indexOf(medium.rootNode) !== index);
 	if (shared) return `${shared.name} and another device share the node ${shared.medium.rootNode}`;
+	const busy = disks.find(({medium}) => medium.hiddenFilter !== undefined);
+	if (busy) return `another program has a job on ${busy.name} (its filter is ${busy.medium.hiddenFilter ?? ''})`;
 	const folders = new Map<string, string>();
 	for (const disk of disks.filter(isWritten)) {
-		const folder = scratch === undefined ? folderOf(disk, qemu) : path.resolve(scratch);
+		const folder = scratch === undefined ? await folderOf(disk, qemu) : path.resolve(scratch);
 		if (folder === undefined) {
 			return `${disk.name} lies in no folder of this host (${disk.medium.filename}); name one for scratch with --scratch`;
 		}
@@ -75,10 +78,23 @@ function isWritten({qdev, medium}: DiskWithMedium): boolean {
 	return qdev !== undefined && !medium.readOnly;
 }
 
-function folderOf({medium: {protocol, filename}}: DiskWithMedium, qemu: HostProcess | undefined): string | undefined {
+async function folderOf(
+	{medium: {protocol, filename}}: DiskWithMedium,
+	qemu: HostProcess | undefined,
+): Promise<string | undefined> {
 	if (protocol !== 'file' || filename.startsWith('json:')) return undefined;
 	if (path.isAbsolute(filename)) return path.dirname(filename);
-	return qemu?.cwd === undefined ? undefined : path.dirname(path.join(qemu.cwd, filename));
+	if (qemu?.cwd === undefined) return undefined;
+	// A QEMU that made itself a daemon has left the folder that the name was relative to.
+	const file = path.join(qemu.cwd, filename);
+	return (await isThere(file)) ? path.dirname(file) : undefined;
+}
+
+async function isThere(file: string): Promise<boolean> {
+	return fs.access(file).then(
+		() => true,
+		() => false,
+	);
 }
 
 /** Each of them once. */

@@ -1,11 +1,12 @@
 import {skippedByDefault, warnings as warningsOf} from '../block/coverage.ts';
 import {readBlockGraph} from '../block/read-graph.ts';
 import {asError, QuiesceError} from '../errors.ts';
+import {isLocked} from '../host/lock.ts';
 import {requireStorageDaemon} from '../images/storage-daemon.ts';
 import {previewRepository} from '../repository/repository.ts';
 import {captureMachine} from './capture-machine.ts';
 import {checkScratch, checkSpace} from './check-space.ts';
-import {chooseMethod, type MethodWishes} from './choose-method.ts';
+import {type ChosenMethod, chooseMethod, type MethodWishes, scratchFolders} from './choose-method.ts';
 import {inspectAgent} from './inspect.ts';
 import {isAlive} from './run.ts';
 import {type DiskWithMedium, selectDisks} from './select-disks.ts';
@@ -46,7 +47,7 @@ export async function doctor(request: DoctorRequest): Promise<readonly Finding[]
 			await findAgent(request, vm),
 			...foundDisks,
 			...skipped,
-			...(await findMethod(request, vm, disks, qemu)),
+			...(disks.length === 0 ? [] : await findMethod(request, vm, disks, qemu)),
 			await findSink(),
 			...(await findLeftovers(vm)),
 			...(request.repository === undefined ? [] : [await findRepository(request.repository, disks)]),
@@ -113,17 +114,20 @@ async function findMethod(
 			const text = `push, for which the guest can wait; not fleece: ${chosen.because}`;
 			return [{what: 'method', state: 'poor', text}];
 		}
-		const poor = await checkScratch(chosen, disks);
-		const folders = [...new Set(chosen.scratchFolders.values())].join(', ');
-		const scratch: Finding[] =
-			folders === '' ? [] : poor.length === 0 ? [{what: 'scratch', state: 'good', text: `in ${folders}`}] : [];
-		return [
-			{what: 'method', state: 'good', text: chosen.method},
-			...scratch,
-			...poor.map((text): Finding => ({what: 'scratch', state: 'poor', text})),
-		];
+		return [{what: 'method', state: 'good', text: chosen.method}, ...(await findScratch(chosen, disks))];
 	} catch (error) {
 		return [asBad('method', error)];
+	}
+}
+
+async function findScratch(chosen: ChosenMethod, disks: readonly DiskWithMedium[]): Promise<Finding[]> {
+	const folders = scratchFolders(chosen);
+	try {
+		const poor = await checkScratch(chosen, disks);
+		if (poor.length > 0) return poor.map(text => ({what: 'scratch', state: 'poor', text}));
+		return folders.length === 0 ? [] : [{what: 'scratch', state: 'good', text: `in ${folders.join(', ')}`}];
+	} catch (error) {
+		return [asBad('scratch', error)];
 	}
 }
 
@@ -135,21 +139,21 @@ async function findSink(): Promise<Finding> {
 	}
 }
 
-async function findLeftovers({qmp}: VmSession): Promise<Finding[]> {
-	const findings: Finding[] = [];
-	for (const run of await runsInside(qmp)) {
-		findings.push(
-			(await isAlive(run))
-				? {what: 'leftovers', state: 'poor', text: `run ${run} is at work with this VM`}
-				: {
-						what: 'leftovers',
-						state: 'poor',
-						text: `run ${run} was killed, and left things in the VM`,
-						hint: '`quiesce recover` undoes them; so does the next backup.',
-					},
-		);
+async function findLeftovers({qmp, lockKey}: VmSession): Promise<Finding[]> {
+	const runs = [...(await runsInside(qmp))];
+	const alive = await Promise.all(runs.map(run => isAlive(run)));
+	const live = runs.find((_, index) => alive[index]);
+	if (live !== undefined || (await isLocked(lockKey))) {
+		const text = `a run is at work with this VM${live === undefined ? '' : `: ${live}`}`;
+		return [{what: 'leftovers', state: 'bad', text, hint: 'Wait until it has ended, or end it.'}];
 	}
-	return findings.length > 0 ? findings : [{what: 'leftovers', state: 'good', text: 'none'}];
+	if (runs.length === 0) return [{what: 'leftovers', state: 'good', text: 'none'}];
+	return runs.map(run => ({
+		what: 'leftovers',
+		state: 'poor',
+		text: `run ${run} was killed, and left things in the VM`,
+		hint: '`quiesce recover` undoes them; so does the next backup.',
+	}));
 }
 
 async function findRepository(folder: string, disks: readonly DiskWithMedium[]): Promise<Finding> {

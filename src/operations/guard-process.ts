@@ -7,17 +7,18 @@ import {agentLockKey} from '../guest-agent/frozen-marker.ts';
 import {thawUntilDone} from '../guest-agent/thaw-until-done.ts';
 import {type HostLock, LockedError, takeLock} from '../host/lock.ts';
 import {runtimeFolder} from '../host/runtime-folder.ts';
-import type {Guarded, GuardOrder} from './guard.ts';
+import type {Guarded, GuardOrder, GuardTask} from './guard.ts';
 
 /** The guard's own program. It is told what to do on stdin, whose end without a word means that the tool has died. */
 
 const STDERR = 2;
 const LOCK_RETRY_MS = 200;
+const DYING_MS = 10;
 
-const {agent, vm} = JSON.parse(process.argv[2] ?? '') as Guarded;
-const tool = process.ppid;
+const {agent, vm, tool} = JSON.parse(process.argv[2] ?? '') as GuardTask;
 let freeze: 'none' | 'armed' | 'kept' = 'none';
 let pauseIsWatched = false;
+let toolIsKilled = false;
 let state: 'watching' | 'ended' | 'rescuing' = 'watching';
 const deadlines: {freeze?: NodeJS.Timeout; pause?: NodeJS.Timeout} = {};
 
@@ -91,7 +92,10 @@ function isArmed(): boolean {
 
 function onHungTool(doing: string): void {
 	// While it lives the tool is our parent, so its number cannot have been given to another process.
-	if (process.ppid === tool) process.kill(tool, 'SIGKILL');
+	if (process.ppid === tool) {
+		process.kill(tool, 'SIGKILL');
+		toolIsKilled = true;
+	}
 	void rescueAndExit(`the run hung while ${doing}, and was ended`);
 }
 
@@ -126,24 +130,26 @@ async function thawAndExit(why: string, lock?: HostLock): Promise<void> {
 	process.exit(0);
 }
 
-/** First what harms the guest; then the rest, while the thaw may still wait for the agent. */
+/** At once what harms the guest: a paused one cannot thaw, and a monitor that others crowd is no reason to stay frozen. */
 async function rescueAndExit(why: string): Promise<void> {
 	if (state === 'rescuing') return;
 	state = 'rescuing';
 	clearTimeout(deadlines.freeze);
 	clearTimeout(deadlines.pause);
-	if (vm && pauseIsWatched) {
-		// Loaded only now: hardly any guard ever needs it.
-		const {resumeAfterDeath} = await import('./rescue.ts');
-		if (await resumeAfterDeath(vm.qmp)) say(`${why}: resumed the VM`);
-	}
 	await Promise.all([freeze === 'armed' ? thaw(why) : undefined, vm ? undo(vm, why) : undefined]);
 	process.exit(0);
 }
 
 async function undo(left: NonNullable<Guarded['vm']>, why: string): Promise<void> {
-	const {undoAfterDeath} = await import('./rescue.ts');
-	for (const words of await undoAfterDeath(left)) say(`${why}: ${words}`);
+	const tell = (what: string): void => {
+		say(`${why}: ${what}`);
+	};
+	// It takes a moment to die, and its locks, from which its death is known, go with it.
+	while (toolIsKilled && process.ppid === tool) await delay(DYING_MS);
+	// Loaded only now: hardly any guard ever needs it.
+	const {resumeAfterDeath, undoAfterDeath} = await import('./rescue.ts');
+	if (pauseIsWatched) await resumeAfterDeath(left.qmp, tell);
+	await undoAfterDeath(left, tell);
 }
 
 async function thaw(why: string): Promise<void> {

@@ -21,6 +21,12 @@ export interface Guarded {
 	};
 }
 
+/** What a guard is started with. */
+export interface GuardTask extends Guarded {
+	/** The process that it guards. */
+	readonly tool: number;
+}
+
 /** What the tool tells its guard, one JSON line each. The guard answers each with the line `ok`. */
 export type GuardOrder =
 	| {readonly order: 'arm'; readonly deadlineMs: number}
@@ -62,10 +68,18 @@ export class Guard implements ThawGuard {
 	static start(guarded: Guarded): Guard {
 		const here = fileURLToPath(import.meta.url);
 		const program = path.join(path.dirname(here), `guard-process${path.extname(here)}`);
-		const child = spawn(process.execPath, ['--disable-warning=ExperimentalWarning', program, JSON.stringify(guarded)], {
-			stdio: ['pipe', 'pipe', 'inherit'],
-			detached: true,
-		});
+		const child = spawn(
+			process.execPath,
+			[
+				'--disable-warning=ExperimentalWarning',
+				program,
+				JSON.stringify({...guarded, tool: process.pid} satisfies GuardTask),
+			],
+			{
+				stdio: ['pipe', 'pipe', 'inherit'],
+				detached: true,
+			},
+		);
 		child.unref();
 		child.once('error', () => undefined);
 		return new Guard(child, child.stdin, child.stdout);

@@ -2,6 +2,7 @@ import fs from 'node:fs/promises';
 import path from 'node:path';
 import {setTimeout as delay} from 'node:timers/promises';
 import {scratchFilesIn} from '../cut/scratch.ts';
+import {asError, errnoOf} from '../errors.ts';
 import {processServing} from '../host/processes.ts';
 import {JobError} from '../jobs/errors.ts';
 import {yank} from '../jobs/yank.ts';
@@ -50,13 +51,23 @@ export async function resumeIfLeft(qmp: QmpConnection): Promise<string[]> {
 	return [];
 }
 
-/** Of dead runs; `inside` are those that had something in a VM, which is removed by now. Ends their daemons. */
-export async function removeRunFolders(inside: ReadonlySet<string> = new Set()): Promise<string[]> {
+/**
+ * Of dead runs; `inside` are those that had something in a VM, which is removed by now. Ends their daemons. Of a run in
+ * another VM the folder stays as long as that VM may need it.
+ */
+export async function removeRunFolders(
+	inside: ReadonlySet<string> = new Set(),
+	{pausing = 'keep'}: {pausing?: 'keep' | 'remove'} = {},
+): Promise<string[]> {
 	const done: string[] = [];
 	for (const {run, folder} of await runFolders()) {
 		if (await isAlive(run)) continue;
-		// Another VM, where its jobs go on: they would fail the guest's writes, and the next run there ends them first.
-		if (!inside.has(run) && (await hasClients(socketIn(folder)))) continue;
+		if (!inside.has(run)) {
+			// Its jobs go on: they would fail the guest's writes, and the next run there ends them first.
+			if (await hasClients(socketIn(folder))) continue;
+			// From the mark alone the next run there can tell that a VM which it finds paused is to go on.
+			if (pausing === 'keep' && (await wasPausing(folder))) continue;
+		}
 		if (await endDaemon(folder)) done.push(endedDaemon(run));
 		await fs.rm(folder, {recursive: true, force: true});
 	}
@@ -86,9 +97,18 @@ function endedDaemon(run: string): string {
 async function endDaemon(folder: string): Promise<boolean> {
 	const daemon = await processServing(socketIn(folder));
 	if (!daemon) return false;
-	process.kill(daemon.pid, 'SIGKILL');
+	kill(daemon.pid);
 	for (let waited = 0; waited < KILL_WAIT_MS && (await processServing(socketIn(folder))); waited += 50) await delay(50);
 	return true;
+}
+
+function kill(pid: number): void {
+	try {
+		process.kill(pid, 'SIGKILL');
+	} catch (error) {
+		// It has just ended, or another recovery was faster.
+		if (errnoOf(error) !== 'ESRCH') throw error;
+	}
 }
 
 /** Whether a process is connected to a Unix socket that another serves. */
@@ -107,13 +127,19 @@ async function scratchFolders(qmp: QmpConnection, scratch: string | undefined): 
 	return new Set(scratch === undefined ? folders : [...folders, path.resolve(scratch)]);
 }
 
-/** Only what a run did not come to take the name from: it was killed in that moment. */
-async function removeScratchFiles(folder: string): Promise<string[]> {
+/**
+ * Only what a run did not come to take the name from: it was killed in that moment. One that cannot be removed is told of,
+ * and holds up no backup.
+ */
+export async function removeScratchFiles(folder: string): Promise<string[]> {
 	const done: string[] = [];
 	for (const {run, file} of await scratchFilesIn(folder)) {
 		if (await isAlive(run)) continue;
-		await fs.rm(file, {force: true});
-		done.push(`removed the scratch file ${file} of run ${run}`);
+		const words = await fs.rm(file, {force: true}).then(
+			() => `removed the scratch file ${file} of run ${run}`,
+			(error: unknown) => `could not remove the scratch file of run ${run}: ${asError(error).message}`,
+		);
+		done.push(words);
 	}
 	return done;
 }

@@ -25,14 +25,15 @@ export async function prepareCut({request, vm, run, disks, chosen, qemuUid}: Poi
 		device: deviceOf(disk, chosen.scratchFolders.get(disk.name)),
 	}));
 	const hasThreads = disks.some(({iothread}) => iothread !== undefined);
-	const canAdd = capabilitiesOf(vm.schema, vm.qmp.version)['pull-with-iothreads'].available;
+	const can = capabilitiesOf(vm.schema, vm.qmp.version);
 	return prepareFleece(
 		{
 			...context,
 			schema: vm.schema,
 			maxStallSeconds: request.maxStallSeconds ?? DEFAULT_MAX_STALL_SECONDS,
 			running: vm.running,
-			by: canAdd || !hasThreads ? 'gates' : 'pause',
+			by: can['pull-with-iothreads'].available || !hasThreads ? 'gates' : 'pause',
+			readsMayBeLong: can['snapshot-access-large-reads'].available,
 			qemuUid,
 		},
 		fleeced,

@@ -1,4 +1,4 @@
-import {concat, defer, from, map, mergeMap, type Observable} from 'rxjs';
+import {concat, defer, EMPTY, from, map, mergeMap, type Observable} from 'rxjs';
 import type {SocketAddress} from '../config/address.ts';
 import {GuestAgent} from '../guest-agent/agent.ts';
 import {agentLockKey, readMarker} from '../guest-agent/frozen-marker.ts';
@@ -29,9 +29,14 @@ export interface Recovered {
  * was left. Touches nothing of a run that lives, with which it fails with a `LockedError`, and nothing that is not ours.
  */
 export function recover(request: RecoverRequest): Observable<Recovered> {
+	const {repository} = request;
 	return withVm(request, RECOVERY, vm =>
-		defer(async () => (request.repository === undefined ? undefined : openRepository(request.repository))).pipe(
-			mergeMap(repository => recoverVm(vm, request, repository)),
+		concat(
+			recoverVm(vm, request, undefined),
+			// Not before: a repository that is not there must not keep the VM from being put right.
+			repository === undefined
+				? EMPTY
+				: inWords(async () => removeDeadPartials(await openRepository(repository), vm.name)),
 		),
 	);
 }
@@ -44,11 +49,16 @@ export function recoverVm(
 ): Observable<Recovered> {
 	return concat(
 		// In the order of the harm that each does to the guest.
-		defer(() => resumeIfLeft(vm.qmp)),
-		defer(async () => (sockets.agent ? thawIfLeft(sockets.agent) : [])),
-		defer(() => removeLeftovers(vm.qmp, vm.schema, scratch)),
-		defer(async () => (repository ? removeDeadPartials(repository, vm.name) : [])),
-	).pipe(
+		inWords(() => resumeIfLeft(vm.qmp)),
+		inWords(async () => (sockets.agent ? thawIfLeft(sockets.agent) : [])),
+		inWords(() => removeLeftovers(vm.qmp, vm.schema, scratch)),
+		inWords(async () => (repository ? removeDeadPartials(repository, vm.name) : [])),
+	);
+}
+
+/** Cold. */
+export function inWords(undo: () => Promise<string[]>): Observable<Recovered> {
+	return defer(undo).pipe(
 		mergeMap(texts => from(texts)),
 		map(text => ({kind: 'recovered' as const, text})),
 	);

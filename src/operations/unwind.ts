@@ -1,4 +1,4 @@
-import {filter, firstValueFrom} from 'rxjs';
+import {filter, firstValueFrom, timeout} from 'rxjs';
 import path from 'node:path';
 import {isScratch, runOf} from '../block/names.ts';
 import {putDevicesBack} from '../cut/put-devices-back.ts';
@@ -9,6 +9,9 @@ import {yank} from '../jobs/yank.ts';
 import type {QmpConnection} from '../qmp/connection.ts';
 import {QmpCommandError} from '../qmp/errors.ts';
 import type {QmpSchema} from '../qmp/introspection.ts';
+
+/** Clients that are in the middle of a request are waited for. */
+const EXPORT_MS = 30_000;
 
 /** The runs that have left, or are using, something inside this QEMU. */
 export async function runsInside(qmp: QmpConnection): Promise<ReadonlySet<string>> {
@@ -106,7 +109,7 @@ async function removeUnused(qmp: QmpConnection, names: readonly string[]): Promi
 async function removeExport(qmp: QmpConnection, id: string): Promise<void> {
 	const deleted$ = qmp.on('BLOCK_EXPORT_DELETED').pipe(filter(({data}) => data.id === id));
 	await Promise.all([
-		firstValueFrom(deleted$, {defaultValue: undefined}),
+		firstValueFrom(deleted$.pipe(timeout(EXPORT_MS)), {defaultValue: undefined}),
 		qmp.execute('block-export-del', {id, mode: 'hard'}),
 	]);
 }

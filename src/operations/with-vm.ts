@@ -56,7 +56,8 @@ async function lockVm({lockKey, name}: VmSession, holder: LockHolder): Promise<H
 		try {
 			return await takeLock(lockKey, `VM ${name}`, holder);
 		} catch (error) {
-			const isPassing = error instanceof LockedError && error.holder?.doing === RECOVERY && holder.doing !== RECOVERY;
+			// One who let go of the lock while he was asked does not answer.
+			const isPassing = error instanceof LockedError && (error.holder === undefined || error.holder.doing === RECOVERY);
 			if (!isPassing || Date.now() > until) throw error;
 		}
 		await delay(RETRY_MS);

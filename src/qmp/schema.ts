@@ -173,6 +173,8 @@ export interface QmpBlockdevBackup {
 	'compress'?: boolean;
 	/** Bytes per second; 0 is no limit. */
 	'speed'?: number;
+	/** Unstable by name, and the same from 6.0 to 11.1. Bytes. */
+	'x-perf'?: {'max-chunk'?: number};
 }
 
 export interface QmpTransactionAction {

@@ -2,7 +2,7 @@ import fs from 'node:fs/promises';
 import os from 'node:os';
 import * as v from 'valibot';
 import {errnoOf} from '../errors.ts';
-import {readStartTicks} from '../host/start-ticks.ts';
+import {readStat} from '../host/start-ticks.ts';
 
 /** run.json: whose a partial point is, so that a later run can tell whether that one is dead. */
 export interface Owner {
@@ -49,10 +49,11 @@ async function bootId(): Promise<string> {
 	return (await fs.readFile('/proc/sys/kernel/random/boot_id', 'utf8')).trim();
 }
 
-/** Undefined if there is no such process. */
+/** Undefined if there is no such process, or only what its parent has not yet taken note of. */
 async function startTicks(pid: number): Promise<number | undefined> {
 	try {
-		return await readStartTicks(`/proc/${pid}`);
+		const stat = await readStat(`/proc/${pid}`);
+		return ['Z', 'X'].includes(stat.state) ? undefined : stat.startTicks;
 	} catch (error) {
 		if (['ENOENT', 'ESRCH'].includes(errnoOf(error) ?? '')) return undefined;
 		throw error;

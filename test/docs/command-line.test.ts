@@ -9,18 +9,20 @@ import {codeBlocks, pages, project, proseOf, readPage} from './pages.ts';
 const PAGE_OF: Readonly<Record<string, string>> = {
 	discover: 'docs/inspect-and-discover.md',
 	inspect: 'docs/inspect-and-discover.md',
+	doctor: 'docs/doctor.md',
 	backup: 'docs/back-up.md',
 	list: 'docs/restore.md',
 	show: 'docs/restore.md',
 	verify: 'docs/verify.md',
 	restore: 'docs/restore.md',
+	recover: 'docs/recover.md',
 	freeze: 'docs/freeze-and-thaw.md',
 	thaw: 'docs/freeze-and-thaw.md',
 };
 /** Where options are told that many commands have. */
 const SHARED = ['docs/json-and-exit-codes.md', 'docs/inspect-and-discover.md'];
-/** Those of QEMU's tools, of which the pages speak. */
-const FOREIGN = ['--chardev', '--shrink'];
+/** Those of QEMU's tools and of `bin/matrix`, of which the pages speak. */
+const FOREIGN = ['--chardev', '--shrink', '--iothreads'];
 
 /** By command, and by the empty name those of all. */
 const options = new Map<string, readonly string[]>();

@@ -93,28 +93,33 @@ export interface BackupProcess {
 	kill(): Promise<void>;
 	/** SIGKILL for it alone. Resolves with its guard's process once it has ended itself. */
 	killAlone(): Promise<number>;
+	/** What it and its guard said on stderr until now. */
+	stderr(): string;
 }
 
 export function startBackup(request: BackupRequest): BackupProcess {
 	const program = fileURLToPath(new URL('backup-process.ts', import.meta.url));
 	const child = spawn(process.execPath, [program, JSON.stringify({...request, signal: undefined, tell: undefined})], {
-		stdio: ['ignore', 'pipe', 'inherit'],
+		stdio: ['ignore', 'pipe', 'pipe'],
+	});
+	let stderr = '';
+	child.stderr.setEncoding('utf8').on('data', part => {
+		stderr += String(part);
 	});
 	const ended = new Promise<void>(resolve => {
 		child.once('exit', () => {
 			resolve();
 		});
 	});
-	const guardOf = (): number | undefined => childrenOf(child.pid!).find(pid => namesGuard(pid));
 	const kill = async (): Promise<void> => {
-		const guard = child.exitCode === null && child.signalCode === null ? guardOf() : undefined;
+		const guard = child.exitCode === null && child.signalCode === null ? guardOf(child.pid!) : undefined;
 		if (guard !== undefined) process.kill(guard, 'SIGKILL');
 		child.kill('SIGKILL');
 		await ended;
 		if (guard !== undefined) await eventually(() => !isRunning(guard));
 	};
 	const killAlone = async (): Promise<number> => {
-		const guard = guardOf()!;
+		const guard = guardOf(child.pid!)!;
 		child.kill('SIGKILL');
 		await ended;
 		return guard;
@@ -130,7 +135,12 @@ export function startBackup(request: BackupRequest): BackupProcess {
 			if (message.kind === kind) return message as Extract<BackupMessage, {kind: Kind}>;
 		}
 	};
-	return {child, until, kill, killAlone};
+	return {child, until, kill, killAlone, stderr: () => stderr};
+}
+
+/** The guard of a run's process. */
+export function guardOf(pid: number): number | undefined {
+	return childrenOf(pid).find(child => namesGuard(child));
 }
 
 function childrenOf(pid: number): number[] {

@@ -59,6 +59,12 @@ export async function hmp(qmp: QmpConnection, line: string): Promise<string> {
 	return String(await executeAny(qmp, 'human-monitor-command', {'command-line': line}));
 }
 
+/** Does what a `qemu-io` command says, through the device. QEMU does not tell how it went: the image shows it. */
+export async function qemuIo(qmp: QmpConnection, device: string, command: string): Promise<void> {
+	const said = await hmp(qmp, `qemu-io -d ${device} "${command}"`);
+	if (said.trim() !== '') throw new Error(said);
+}
+
 /** A q35 with its disks as raw files in a folder of its own. */
 export async function startVm(
 	disks: readonly BareDisk[],
@@ -80,11 +86,8 @@ export async function startVm(
 		...qemu,
 		qmp,
 		file,
-		write: async (disk, pattern, offset, bytes) => {
-			const device = `/machine/peripheral/${disk}/virtio-backend`;
-			const said = await hmp(qmp, `qemu-io -d ${device} "write -P ${pattern} ${offset} ${bytes}"`);
-			if (said.trim() !== '') throw new Error(said);
-		},
+		write: (disk, pattern, offset, bytes) =>
+			qemuIo(qmp, `/machine/peripheral/${disk}/virtio-backend`, `write -P ${pattern} ${offset} ${bytes}`),
 	};
 }
 

@@ -9,14 +9,16 @@ export interface Copy {
 	readonly speed?: number;
 	/** The first request from `atSector` on fails. */
 	readonly fail?: {readonly what: 'read' | 'write'; readonly atSector?: number};
+	/** For how long each write takes. */
+	readonly writeMs?: number;
 }
 
 /** Makes a source and a target without a file behind for each copy. Returns the actions that start the copies. */
 export async function prepareCopies(qmp: QmpConnection, copies: readonly Copy[]) {
 	const actions = [];
-	for (const {id, sizeBytes = 1024 * 1024, speed, fail} of copies) {
-		await addNode(qmp, `${id}-source`, sizeBytes, fail?.what === 'read' ? fail : undefined);
-		await addNode(qmp, `${id}-target`, sizeBytes, fail?.what === 'write' ? fail : undefined);
+	for (const {id, sizeBytes = 1024 * 1024, speed, fail, writeMs} of copies) {
+		await addNode(qmp, `${id}-source`, sizeBytes, {fail: fail?.what === 'read' ? fail : undefined});
+		await addNode(qmp, `${id}-target`, sizeBytes, {fail: fail?.what === 'write' ? fail : undefined, ms: writeMs});
 		const data: QmpBlockdevBackup = {
 			'job-id': id,
 			'device': `${id}-source`,
@@ -34,9 +36,14 @@ export async function prepareCopies(qmp: QmpConnection, copies: readonly Copy[])
 	return actions;
 }
 
-async function addNode(qmp: QmpConnection, name: string, size: number, fail: Copy['fail']): Promise<void> {
+async function addNode(
+	qmp: QmpConnection,
+	name: string,
+	size: number,
+	{fail, ms = 0}: {fail: Copy['fail'] | undefined; ms?: number | undefined},
+): Promise<void> {
 	// Data: zeroes would be neither read nor written.
-	const image = {'driver': 'null-co', size, 'read-zeroes': false};
+	const image = {'driver': 'null-co', size, 'read-zeroes': false, 'latency-ns': ms * 1_000_000};
 	if (!fail) {
 		await qmp.execute('blockdev-add', {...image, 'node-name': name});
 		return;

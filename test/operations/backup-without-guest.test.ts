@@ -310,3 +310,40 @@ test('a daemon that dies in mid-copy fails the run, and nothing is left', async 
 	await expectNothingLeft(vm, repository);
 	await vm.write('vda', AFTER, 0, 2 * MIB);
 });
+
+test.each(['fleece', undefined] as const)(
+	'a disk that another program mirrors is left to it (method %s): its mirror misses nothing',
+	async method => {
+		const vm = await startWeb();
+		const repository = temporaryFolder();
+		await vm.qmp.execute('blockdev-add', {'driver': 'null-co', 'node-name': 'theirs', 'size': 2 * MIB});
+		const mirror = {'job-id': 'mirror', 'device': 'vda-node', 'target': 'theirs', 'sync': 'full', 'speed': 1};
+		await executeAny(vm.qmp, 'blockdev-mirror', mirror);
+		const before = await executeAny(vm.qmp, 'x-debug-query-block-graph');
+		const refused = take(requestFor(vm, repository, {method}));
+		await expect(refused).rejects.toMatchObject({code: 'REFUSED'});
+		await expect(refused).rejects.toThrow(/another program has a job on vda|in use by block job: mirror|is busy/);
+		expect(await executeAny(vm.qmp, 'x-debug-query-block-graph')).toEqual(before);
+		await expectNothingLeft(vm, repository);
+	},
+);
+
+test('what is written while the copy waits for its target is in no copy, though reads were planned before', async () => {
+	const cluster = 64 * 1024;
+	const sizeBytes = 128 * MIB;
+	const vm = await startVm([{name: 'vda', sizeBytes, fill: BEFORE}]);
+	const repository = temporaryFolder();
+	let run = '';
+	let hasBegun = false;
+	const messages = await take(requestFor(vm, repository, {method: 'fleece'}), async message => {
+		if (message.kind === 'planned') ({run} = message.plan);
+		if (message.kind !== 'cut' || hasBegun) return;
+		hasBegun = true;
+		const daemon = (await processServing(socketIn(path.join(runtime, `run-${run}`))))!;
+		process.kill(daemon.pid, 'SIGSTOP');
+		// Every other cluster, so that whatever is read at once holds what was and what was not overwritten.
+		for (let at = 0; at < sizeBytes; at += 2 * cluster) await vm.write('vda', AFTER, at, cluster);
+		process.kill(daemon.pid, 'SIGCONT');
+	});
+	expect(compare(finishedOf(messages), 'vda', reference(sizeBytes))).toContain('identical');
+});

@@ -10,12 +10,16 @@ export const FREEZE_WINDOW = [
 ];
 /** A VM that is paused for the cut, with its disks being put behind filters. */
 export const PAUSE = [/^qmp -> stop /, /^qmp <- qom-set #2/, /^qmp -> cont /];
-export const CUT_IS_TAKEN = /^qmp <- (transaction|cont) /;
+/** The one command that cuts all disks of a VM which runs on. */
+const REOPEN = /^qmp -> blockdev-reopen /;
+export const CUT_IS_TAKEN = /^qmp <- (blockdev-reopen|transaction|cont) /;
 export const COPYING = /^(qmp <- block-job-set-speed|qmp -> query-jobs #2|host start qemu-img convert)/;
 export const CRITICAL = [
 	/^qmp -> blockdev-add /,
 	...FREEZE_WINDOW,
 	...PAUSE,
+	REOPEN,
+	CUT_IS_TAKEN,
 	/^qmp -> job-finalize /,
 	/^daemon -> blockdev-reopen /,
 	/^host rm run\.json /,

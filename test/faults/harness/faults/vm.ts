@@ -29,7 +29,7 @@ const cutMonitor: Fault = {
 		await stage.native.fault('cut', String(tool.pid), stage.guest.qmpPath);
 		return undefined;
 	},
-	sample: [...PAUSE, CUT_IS_TAKEN, /^qmp -> job-finalize /],
+	sample: [/^qmp -> blockdev-reopen /, CUT_IS_TAKEN, /^qmp -> job-finalize /],
 };
 
 const powerCut: Fault = {
@@ -61,12 +61,26 @@ function killedIn(vm: VmKind, name: string, title: string, sample: readonly RegE
 	return {...KILLED[0]!, name, title, vm, sample};
 }
 
-const iothreads = killedIn(
-	{name: 'iothreads', guest: {iothreads: 2}},
-	'iothreads',
-	'The program is killed; the VM has I/O threads',
-	[PAUSE[1]!, COPYING],
-);
+const WITH_THREADS: VmKind = {name: 'iothreads', guest: {iothreads: 2}};
+
+/** Before QEMU 9.0 such a VM is paused for the cut of a fleecing backup. */
+const iothreads: readonly Fault[] = [
+	killedIn(WITH_THREADS, 'iothreads', 'The program is killed; the VM has I/O threads', [...PAUSE, COPYING]),
+	{
+		...KILLED[1]!,
+		name: 'iothreads-with-guard',
+		title: 'The program and its guard are killed; the VM has I/O threads',
+		vm: WITH_THREADS,
+		sample: [PAUSE[1]!],
+	},
+	{
+		...cutMonitor,
+		name: 'iothreads-cut-monitor',
+		title: "The monitor's connection is cut; the VM has I/O threads",
+		vm: WITH_THREADS,
+		sample: PAUSE,
+	},
+];
 
 const throttled = killedIn(
 	{
@@ -80,7 +94,7 @@ const throttled = killedIn(
 	},
 	'throttled',
 	'The program is killed; the disks of the VM are throttled',
-	[PAUSE[1]!, COPYING],
+	[CUT_IS_TAKEN, COPYING],
 );
 
 /** Eight megabytes a second: the guest's writer takes half of it. */
@@ -117,7 +131,7 @@ const otherTool = killedIn(
 	},
 	'other-tool',
 	'The program is killed; another tool has a mirror job, a bitmap and an export in the VM',
-	[PAUSE[1]!, COPYING],
+	[CUT_IS_TAKEN, COPYING],
 );
 
 const secondRun: Fault = {
@@ -144,4 +158,4 @@ async function requireRefused(stage: Stage): Promise<void> {
 
 const LOCKED = 11;
 
-export const VM: readonly Fault[] = [killQemu, cutMonitor, powerCut, iothreads, throttled, otherTool, secondRun];
+export const VM: readonly Fault[] = [killQemu, cutMonitor, powerCut, ...iothreads, throttled, otherTool, secondRun];
