@@ -4,5 +4,5 @@ import {backup} from './scenarios/backup.ts';
 import {restore} from './scenarios/restore.ts';
 
 test('a push backup and a restore survive faults where most is at stake', {timeout: SAMPLE_MS}, async () => {
-	await expectSurvival(backup('push'), restore);
+	await expectSurvival([backup('push'), restore]);
 });
