@@ -91,16 +91,16 @@ test.for(WAYS)(
 		expect(stats.errors).toBe(0);
 		expect(stats.worstOverallMs).toBeGreaterThan(900);
 		// One request, which the writer sends as one, and what this machine makes of it.
-		expect(stats.worstOverallMs).toBeLessThan(1000 + 2000 + atFirst.worstOverallMs);
+		expect(stats.worstOverallMs).toBeLessThan(1000 + 4000 + atFirst.worstOverallMs);
 		const {count: stalled} = stats;
 		await expect(unwind()).rejects.toThrow(/does not answer: to remove it now would stop the guest$/);
-		await eventually(async () => (await written()) > stalled + 10);
+		await eventually(async () => (await written()) > stalled + 10, 30_000);
 		thaw();
 		await unwind();
 		expect(await inside(qmp)).toEqual(before);
 		expect(removedFiles(guest.pid)).toEqual([]);
 		const count = await written();
-		await eventually(async () => (await written()) > count + 10);
+		await eventually(async () => (await written()) > count + 10, 30_000);
 	},
 );
 
