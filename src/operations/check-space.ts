@@ -53,7 +53,8 @@ async function requireWritable(folder: string): Promise<void> {
 	try {
 		await fs.access(folder, constants.W_OK | constants.X_OK);
 	} catch (cause) {
-		throw new QuiesceError('REFUSED', `cannot have scratch in ${folder}: ${errnoOf(cause) ?? asError(cause).message}`, {
+		const why = errnoOf(cause) === 'ENOENT' ? 'there is no such folder' : asError(cause).message;
+		throw new QuiesceError('REFUSED', `cannot have scratch in ${folder}: ${why}`, {
 			cause,
 			hint: 'Name a folder that this program and the QEMU of the VM can write, with --scratch; or use --method push.',
 		});

@@ -55,7 +55,7 @@ test('doctor ends with 1 where a backup would fail, and puts what to do under it
 	const {code, stdout} = await runQuiesce(['doctor', ...socketsOf(guest), '-r', missing, '--scratch', missing]);
 	expect(code).toBe(1);
 	const lines = stdout.trimEnd().split('\n');
-	expect(lines).toContain(`BAD   scratch     cannot have scratch in ${missing}: ENOENT`);
+	expect(lines).toContain(`BAD   scratch     cannot have scratch in ${missing}: there is no such folder`);
 	const at = lines.indexOf(`BAD   repository  there is no repository ${missing}: the folder does not exist`);
 	expect(lines[at + 1]).toMatch(/^ {18}Is its file system mounted\?/);
 });

@@ -79,7 +79,7 @@ test('scratch that is missing or full is bad, and one that the worst case does n
 	const vm = await startVm([{name: 'vda', sizeBytes: 16 * MIB, fill: 0xaa}]);
 	const missing = path.join(temporaryFolder(), 'missing');
 	expect(of(await examine(vm, {scratch: missing}), 'scratch')).toMatchObject([
-		{state: 'bad', text: `cannot have scratch in ${missing}: ENOENT`},
+		{state: 'bad', text: `cannot have scratch in ${missing}: there is no such folder`},
 	]);
 	const full = temporaryMount(1);
 	expect(of(await examine(vm, {scratch: full}), 'scratch')).toMatchObject([
