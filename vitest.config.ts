@@ -4,8 +4,8 @@ export default defineConfig({
 	test: {
 		include: ['test/**/*.test.ts'],
 		// Real QEMUs under emulation on two cores: generous, because a test that hangs is found by its own deadlines.
-		testTimeout: 60_000,
-		hookTimeout: 120_000,
+		testTimeout: 120_000,
+		hookTimeout: 180_000,
 		maxWorkers: 2,
 	},
 });

@@ -105,7 +105,7 @@ describe.each<[what: string, options: GuestOptions, runs: readonly (readonly str
 	],
 	['qcow2 images as -drive without ids', {disks: 'plain', format: 'qcow2'}, [['--sink', 'daemon']]],
 ])('with %s', (_what, options, runs) => {
-	test('points of a writing guest are whole, of one instant, and quiesced', async () => {
+	test('points of a writing guest are whole, of one instant, and quiesced', {timeout: 180_000}, async () => {
 		await using guest = await start(options);
 		const observed: Observed[] = [];
 		for (const run of runs) observed.push(await observe(guest, '--quiesce', 'require', ...run));
@@ -140,7 +140,9 @@ test('the time that the guest was held is printed, in the JSON, and in the point
 		freeze: {file_systems: 2, held_seconds: heldSeconds},
 	});
 	const {stderr} = await runQuiesce(backupArgs(guest, repository));
-	expect(stderr).toMatch(/^cut: quiesced; 2 file systems frozen \(freeze .* m?s, held [\d.]+ ms, thaw .* m?s\); the disks stood still for [\d.]+ m?s$/m);
+	expect(stderr).toMatch(
+		/^cut: quiesced; 2 file systems frozen \(freeze .* m?s, held [\d.]+ ms, thaw .* m?s\); the disks stood still for [\d.]+ m?s$/m,
+	);
 	const shown = await runQuiesce(['show', guest.name, '-r', repository]);
 	expect(shown.stdout).toMatch(/^frozen +2 file systems; freeze .*, held [\d.]+ ms, thaw/m);
 });
