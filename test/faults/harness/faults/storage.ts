@@ -113,7 +113,10 @@ const deleted: Fault = {
 	guestBackAfter: 'heal',
 	slow: true,
 	strike: async ({scenario, stage}) => {
-		for (const folder of await scenario.unfinished(stage)) await rm(folder, {recursive: true, force: true});
+		// What still writes makes files anew meanwhile.
+		for (const folder of await scenario.unfinished(stage)) {
+			await rm(folder, {recursive: true, force: true, maxRetries: 10, retryDelay: 20});
+		}
 		return undefined;
 	},
 	expects: code => {
