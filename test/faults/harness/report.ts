@@ -1,3 +1,4 @@
+import {format, resolveConfig} from 'prettier';
 import {readFile, writeFile} from 'node:fs/promises';
 import type {Fault} from './fault.ts';
 import type {Scenario} from './scenario.ts';
@@ -56,5 +57,6 @@ export async function writeTable(page: string, table: string): Promise<void> {
 	const text = await readFile(page, 'utf8');
 	const [from, to] = [text.indexOf(BEGIN), text.indexOf(END)];
 	if (from < 0 || to < from) throw new Error(`${page} lacks the marks for the table`);
-	await writeFile(page, `${text.slice(0, from)}${BEGIN}\n\n${table}\n\n${text.slice(to)}`);
+	const after = `${text.slice(0, from)}${BEGIN}\n\n${table}\n\n${text.slice(to)}`;
+	await writeFile(page, await format(after, {...(await resolveConfig(page)), filepath: page}));
 }
