@@ -64,7 +64,7 @@ export async function prepareFleece(context: FleeceContext, disks: readonly Flee
 		const node = objectName(run, name, 'scratch');
 		await addScratch(qmp, {node, folder: device.scratchFolder, sizeBytes, ownerUid: context.qemuUid});
 	}
-	const {take, show} = context.by === 'gates' ? await byGates(context, written) : byPause(context, written);
+	const {pauses, take, show} = context.by === 'gates' ? await byGates(context, written) : byPause(context, written);
 	const actions = disks.map(({name, node, device, target}) =>
 		backupAction(run, {
 			disk: name,
@@ -78,7 +78,7 @@ export async function prepareFleece(context: FleeceContext, disks: readonly Flee
 	);
 	return {
 		jobs: disks.map(({name}) => ({id: objectName(run, name), label: name})),
-		pauses: context.by === 'pause' && context.running && written.length > 0,
+		pauses,
 		take,
 		copy: async () => {
 			await show();
@@ -102,8 +102,7 @@ interface WrittenDisk {
 	readonly device: NonNullable<FleeceDisk['device']>;
 }
 
-interface Instant {
-	readonly take: Cut['take'];
+interface Instant extends Pick<Cut, 'pauses' | 'take'> {
 	/** After the instant, and before the jobs: lets them see the disks as they were. */
 	readonly show: () => Promise<void>;
 }
@@ -118,6 +117,7 @@ async function byGates(context: FleeceContext, disks: readonly WrittenDisk[]): P
 	}
 	const gates = disks.map(({name}) => ({gate: objectName(run, name, 'gate'), to: objectName(run, name, 'filter')}));
 	return {
+		pauses: false,
 		take: async () => ({stood: 'disks', ms: await timed(() => moveGates(qmp, gates))}),
 		show: async () => {
 			for (const {name} of disks) await qmp.execute('blockdev-add', accessNode(run, name));
@@ -134,10 +134,12 @@ function byPause(context: FleeceContext, disks: readonly WrittenDisk[]): Instant
 		),
 		...disks.map(({name}) => qmp.execute('blockdev-add', accessNode(run, name))),
 	];
+	const pauses = running && disks.length > 0;
 	return {
+		pauses,
 		take: async () => {
 			// Somebody may have paused it since.
-			const runs = running && disks.length > 0 && (await qmp.execute('query-status')).running;
+			const runs = pauses && (await qmp.execute('query-status')).running;
 			if (runs) return {stood: 'vm', ms: await timed(() => whilePaused(qmp, move))};
 			return {stood: 'disks', ms: await timed(() => Promise.all(move()))};
 		},

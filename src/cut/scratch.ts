@@ -36,13 +36,18 @@ export async function addScratch(qmp: QmpConnection, {node, folder, sizeBytes, o
 		});
 	} catch (cause) {
 		if (!(cause instanceof QmpCommandError) && errnoOf(cause) === undefined) throw cause;
-		throw new QuiesceError('REFUSED', `cannot have scratch in ${folder}: ${asError(cause).message}`, {
-			cause,
-			hint: 'Name a folder that this program and the QEMU of the VM can write, with --scratch; or use --method push.',
-		});
+		throw noScratch(folder, asError(cause).message, cause);
 	} finally {
 		await fs.rm(file, {force: true});
 	}
+}
+
+/** For whatever keeps scratch out of a folder, found beforehand or on the way. */
+export function noScratch(folder: string, why: string, cause: unknown): QuiesceError {
+	return new QuiesceError('REFUSED', `cannot have scratch in ${folder}: ${why}`, {
+		cause,
+		hint: 'Name a folder that this program and the QEMU of the VM can write, with --scratch; or use --method push.',
+	});
 }
 
 async function create(file: string, sizeBytes: number, ownerUid: number | undefined): Promise<void> {

@@ -1,7 +1,6 @@
 import {spawn} from 'node:child_process';
 import {once} from 'node:events';
-import path from 'node:path';
-import {fileURLToPath} from 'node:url';
+import {programBeside} from './program-beside.ts';
 
 const PATIENCE_MS = 5_000;
 
@@ -10,8 +9,7 @@ const PATIENCE_MS = 5_000;
  * to it in a state that no signal ends, so another process tries. That one is left behind where it is held.
  */
 export async function storageAnswers(folder: string, patienceMs = PATIENCE_MS): Promise<boolean> {
-	const here = fileURLToPath(import.meta.url);
-	const program = path.join(path.dirname(here), `storage-probe${path.extname(here)}`);
+	const program = programBeside(import.meta.url, 'storage-probe');
 	const child = spawn(process.execPath, ['--disable-warning=ExperimentalWarning', program, folder], {
 		stdio: 'ignore',
 		detached: true,

@@ -1,5 +1,6 @@
 import {constants} from 'node:fs';
 import fs from 'node:fs/promises';
+import {noScratch} from '../cut/scratch.ts';
 import {asError, errnoOf, QuiesceError} from '../errors.ts';
 import {type ChosenMethod, scratchFolders} from './choose-method.ts';
 import type {DiskWithMedium} from './select-disks.ts';
@@ -54,10 +55,7 @@ async function requireWritable(folder: string): Promise<void> {
 		await fs.access(folder, constants.W_OK | constants.X_OK);
 	} catch (cause) {
 		const why = errnoOf(cause) === 'ENOENT' ? 'there is no such folder' : asError(cause).message;
-		throw new QuiesceError('REFUSED', `cannot have scratch in ${folder}: ${why}`, {
-			cause,
-			hint: 'Name a folder that this program and the QEMU of the VM can write, with --scratch; or use --method push.',
-		});
+		throw noScratch(folder, why, cause);
 	}
 }
 

@@ -1,13 +1,12 @@
 import {type ChildProcess, spawn} from 'node:child_process';
 import type net from 'node:net';
-import path from 'node:path';
 import readline from 'node:readline';
 import type {Readable, Writable} from 'node:stream';
-import {fileURLToPath} from 'node:url';
 import type {SocketAddress} from '../config/address.ts';
 import {AgentError} from '../guest-agent/errors.ts';
 import type {ThawGuard} from '../guest-agent/freeze-window.ts';
 import type {LockHolder} from '../host/lock.ts';
+import {programBeside} from '../host/program-beside.ts';
 
 /** What a guard is to look after. */
 export interface Guarded {
@@ -66,8 +65,7 @@ export class Guard implements ThawGuard {
 
 	/** Before {@link ready} nothing must be frozen, paused or left anywhere. Whoever starts it ends it. */
 	static start(guarded: Guarded): Guard {
-		const here = fileURLToPath(import.meta.url);
-		const program = path.join(path.dirname(here), `guard-process${path.extname(here)}`);
+		const program = programBeside(import.meta.url, 'guard-process');
 		const child = spawn(
 			process.execPath,
 			[

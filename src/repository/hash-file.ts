@@ -1,8 +1,8 @@
 import {createHash} from 'node:crypto';
 import fs from 'node:fs/promises';
 import {availableParallelism} from 'node:os';
-import path from 'node:path';
 import {Worker} from 'node:worker_threads';
+import {programBeside} from '../host/program-beside.ts';
 import {openPlainFile} from '../images/plain-file.ts';
 import type {HashReport} from './hash-worker.ts';
 
@@ -23,8 +23,7 @@ const SMALL_BYTES = 8 * 1024 * 1024;
 const CHUNK_BYTES = 1024 * 1024;
 const REPORT_EVERY_BYTES = 16 * CHUNK_BYTES;
 
-const here = import.meta.url;
-const program = new URL(`./hash-worker${path.extname(new URL(here).pathname)}`, here);
+const program = programBeside(import.meta.url, 'hash-worker');
 
 /**
  * The SHA-256 of each file, read in parallel by as many threads as there are cores. Links are not followed. The outcome
