@@ -13,6 +13,7 @@ const layers = [
 	'block',
 	'guest-agent',
 	'qmp',
+	'nbd',
 	'host',
 	'config',
 	'rx',

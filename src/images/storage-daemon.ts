@@ -43,6 +43,24 @@ export interface DaemonImage {
 	readonly sizeBytes: number;
 	/** Compress what is written, by the method that the image names. Each cluster may then be written once only. */
 	readonly compress: boolean;
+	/** Keep account of which clusters are written, for {@link StorageDaemon.shareWrites}. */
+	readonly recordsWrites?: boolean;
+}
+
+export interface ReadOnlyImage {
+	/** Of the export, and of the daemon's node. */
+	readonly name: string;
+	/** A qcow2 file. */
+	readonly path: string;
+	/** `follow`: with the images that it names as its backing files, which are opened as it says. `alone`: without. */
+	readonly chain: 'follow' | 'alone';
+}
+
+/** An export that tells in an NBD context which clusters were written. */
+export interface SharedWrites {
+	readonly exportName: string;
+	/** Its flags have bit 0 where something was written. */
+	readonly context: string;
 }
 
 /**
@@ -56,6 +74,8 @@ export class StorageDaemon {
 	readonly #child: ChildProcess;
 	readonly #exit: Promise<unknown>;
 	readonly #qmp: QmpConnection;
+	/** Images whose writes are shared. */
+	readonly #sharing = new Set<string>();
 	#told = false;
 
 	private constructor(child: ChildProcess, pid: number, qmp: QmpConnection, said: () => string) {
@@ -103,15 +123,63 @@ export class StorageDaemon {
 
 	/** Opens `image` and exports it, writable. */
 	async serve(image: DaemonImage): Promise<void> {
-		const nodes = nodesOf(image, false);
-		for (const node of nodes) await this.#qmp.execute('blockdev-add', node);
+		for (const node of nodesOf(image, false)) await this.#qmp.execute('blockdev-add', node);
+		if (image.recordsWrites) {
+			await this.#qmp.execute('block-dirty-bitmap-add', {...bitmapOf(image), granularity: ALIGNMENT_BYTES});
+		}
 		await this.#qmp.execute('block-export-add', {
 			'type': 'nbd',
 			'id': image.name,
-			'node-name': nodes.at(-1)?.['node-name'] ?? '',
+			'node-name': servedNode(image),
 			'name': image.name,
 			'writable': true,
 		});
+	}
+
+	/**
+	 * Exports an image that is served and records writes a second time, read-only, for as long as it is served. Nobody
+	 * writes to it any more: what comes after this is not recorded.
+	 */
+	async shareWrites(image: DaemonImage): Promise<SharedWrites> {
+		const bitmap = bitmapOf(image);
+		const exportName = `${image.name}-writes`;
+		// A read-only export takes none that is still recording.
+		await this.#qmp.execute('block-dirty-bitmap-disable', bitmap);
+		await this.#qmp.execute('block-export-add', {
+			'type': 'nbd',
+			'id': exportName,
+			'node-name': bitmap.node,
+			'name': exportName,
+			'writable': false,
+			'bitmaps': [bitmap],
+		});
+		this.#sharing.add(image.name);
+		return {exportName, context: `qemu:dirty-bitmap:${bitmap.name}`};
+	}
+
+	/** Opens an image and exports it, read-only, with the NBD context `qemu:allocation-depth`. */
+	async serveReadOnly({name, path, chain}: ReadOnlyImage): Promise<void> {
+		await this.#qmp.execute('blockdev-add', {
+			'driver': 'qcow2',
+			'node-name': name,
+			'read-only': true,
+			...(chain === 'alone' ? {backing: null} : {}),
+			'file': {driver: 'file', filename: path},
+		});
+		await this.#qmp.execute('block-export-add', {
+			'type': 'nbd',
+			'id': name,
+			'node-name': name,
+			'name': name,
+			'writable': false,
+			'allocation-depth': true,
+		});
+	}
+
+	/** Closes what {@link serveReadOnly} opened. */
+	async closeReadOnly({name}: Pick<ReadOnlyImage, 'name'>): Promise<void> {
+		await this.#deleteExport(name);
+		await this.#qmp.execute('blockdev-del', {'node-name': name});
 	}
 
 	/**
@@ -119,12 +187,9 @@ export class StorageDaemon {
 	 * read-only flushes it and tells, which closing does not (block.c bdrv_reopen_prepare, 6.1).
 	 */
 	async settle(image: DaemonImage): Promise<void> {
-		const {name} = image;
-		const deletion$ = this.#qmp.on('BLOCK_EXPORT_DELETED').pipe(filter(({data}) => data.id === name));
-		await Promise.all([
-			firstValueFrom(deletion$, {defaultValue: undefined}),
-			this.#qmp.execute('block-export-del', {id: name, mode: 'hard'}),
-		]);
+		await this.#deleteExport(image.name);
+		if (this.#sharing.delete(image.name)) await this.#deleteExport(`${image.name}-writes`);
+		if (image.recordsWrites) await this.#qmp.execute('block-dirty-bitmap-remove', bitmapOf(image));
 		const [file, ...above] = nodesOf(image, true);
 		for (const node of above.reverse()) await this.#qmp.execute('blockdev-del', {'node-name': node['node-name']});
 		await this.#qmp.execute('blockdev-reopen', {options: [file]});
@@ -150,6 +215,15 @@ export class StorageDaemon {
 		await this.#qmp.close();
 	}
 
+	/** Whoever uses it loses its connection. */
+	async #deleteExport(id: string): Promise<void> {
+		const deletion$ = this.#qmp.on('BLOCK_EXPORT_DELETED').pipe(filter(({data}) => data.id === id));
+		await Promise.all([
+			firstValueFrom(deletion$, {defaultValue: undefined}),
+			this.#qmp.execute('block-export-del', {id, mode: 'hard'}),
+		]);
+	}
+
 	async #endsWithin(ms: number): Promise<boolean> {
 		const patience = new AbortController();
 		const tooLate = delay(ms, false, {signal: patience.signal}).catch(() => false);
@@ -161,6 +235,15 @@ export class StorageDaemon {
 
 type NamedNode = QmpBlockdevOptions & {'node-name': string};
 
+function servedNode(image: DaemonImage): string {
+	return nodesOf(image, false).at(-1)?.['node-name'] ?? image.name;
+}
+
+/** On the node that is served, so that it has whatever goes through it, and no more bytes than the disk. */
+function bitmapOf(image: DaemonImage): {node: string; name: string} {
+	return {node: servedNode(image), name: 'writes'};
+}
+
 /** From the image's own node up to the one that is exported. */
 function nodesOf({name, path, sizeBytes, compress}: DaemonImage, readOnly: boolean): [NamedNode, ...NamedNode[]] {
 	const nodes: [NamedNode, ...NamedNode[]] = [
@@ -171,6 +254,8 @@ function nodesOf({name, path, sizeBytes, compress}: DaemonImage, readOnly: boole
 			// What is zero need not be stored, wherever it lies in the guest's disk.
 			'detect-zeroes': 'unmap',
 			'discard': 'unmap',
+			// What lies beneath is neither read nor locked: whole clusters are written.
+			'backing': null,
 			'file': {driver: 'file', filename: path},
 		},
 	];

@@ -27,7 +27,15 @@ export interface QmpCommands {
 	'blockdev-del': {arguments: {'node-name': string}; return: QmpNothing};
 	'blockdev-reopen': {arguments: {options: QmpBlockdevOptions[]}; return: QmpNothing};
 	'block-export-add': {
-		arguments: {'type': 'nbd'; 'id': string; 'node-name': string; 'name': string; 'writable': boolean};
+		arguments: {
+			'type': 'nbd';
+			'id': string;
+			'node-name': string;
+			'name': string;
+			'writable': boolean;
+			'bitmaps'?: {node: string; name: string}[];
+			'allocation-depth'?: boolean;
+		};
 		return: QmpNothing;
 	};
 	'block-export-del': {arguments: {id: string; mode?: 'safe' | 'hard'}; return: QmpNothing};
@@ -36,7 +44,12 @@ export interface QmpCommands {
 		return: {'id': string; 'node-name': string; 'shutting-down': boolean}[];
 	};
 	'transaction': {arguments: {actions: QmpTransactionAction[]}; return: QmpNothing};
+	'block-dirty-bitmap-add': {arguments: QmpBitmapAdd; return: QmpNothing};
+	'block-dirty-bitmap-merge': {arguments: QmpBitmapMerge; return: QmpNothing};
+	'block-dirty-bitmap-disable': {arguments: {node: string; name: string}; return: QmpNothing};
 	'block-dirty-bitmap-remove': {arguments: {node: string; name: string}; return: QmpNothing};
+	/** Its answer is made for people. */
+	'human-monitor-command': {arguments: {'command-line': string}; return: string};
 	'stop': {arguments: undefined; return: QmpNothing};
 	'cont': {arguments: undefined; return: QmpNothing};
 	'quit': {arguments: undefined; return: QmpNothing};
@@ -165,6 +178,9 @@ export interface QmpBlockdevBackup {
 	'device': string;
 	'target': string;
 	'sync': 'full' | 'top' | 'none' | 'bitmap';
+	/** On `device`; with `sync: bitmap`. */
+	'bitmap'?: string;
+	'bitmap-mode'?: 'never' | 'on-success' | 'always';
 	'filter-node-name': string;
 	'auto-finalize': boolean;
 	'auto-dismiss': boolean;
@@ -177,9 +193,24 @@ export interface QmpBlockdevBackup {
 	'x-perf'?: {'max-chunk'?: number};
 }
 
-export interface QmpTransactionAction {
-	type: 'blockdev-backup';
-	data: QmpBlockdevBackup;
+export type QmpTransactionAction =
+	| {type: 'blockdev-backup'; data: QmpBlockdevBackup}
+	| {type: 'block-dirty-bitmap-add'; data: QmpBitmapAdd}
+	| {type: 'block-dirty-bitmap-merge'; data: QmpBitmapMerge}
+	| {type: 'block-dirty-bitmap-remove'; data: {node: string; name: string}};
+
+export interface QmpBitmapAdd {
+	node: string;
+	name: string;
+	granularity?: number;
+	persistent?: boolean;
+	disabled?: boolean;
+}
+
+export interface QmpBitmapMerge {
+	node: string;
+	target: string;
+	bitmaps: {node: string; name: string}[];
 }
 
 export interface QmpEvents {

@@ -1,0 +1,65 @@
+import type {BytesWanted} from './byte-feeder.ts';
+import {NbdError} from './errors.ts';
+import * as protocol from './protocol.ts';
+
+/** What becomes of the answer to one request. */
+export interface Reply {
+	/** Takes the payload of one chunk, which has `length` bytes. */
+	take(type: number, length: number): BytesWanted<void>;
+	/** Every chunk has come. Throws {@link NbdError} if they are not the whole answer. */
+	finish(): void;
+	/** The server could not. Called at most once, and instead of {@link finish}. */
+	refuse(errno: number, text: string): void;
+}
+
+/** Whole servers tell one error a request; the protocol allows more. */
+const MAX_ERRORS = 64;
+
+/**
+ * Reads replies for ever, and gives them to the requests that wait, by cookie. One that is answered in full is taken off
+ * the map. Throws {@link NbdError} on anything that is not the answer to a request.
+ */
+export function* readReplies(waiting: Map<number, Reply>): BytesWanted<never> {
+	const refusals = new Map<number, {errno: number; text: string; count: number}>();
+	const head = Buffer.alloc(protocol.REPLY_BYTES);
+	const lengthBytes = Buffer.alloc(4);
+	for (;;) {
+		yield head;
+		const reply = protocol.decodeReplyHead(head);
+		const {cookie} = reply;
+		const request = waiting.get(cookie);
+		if (!request) throw new NbdError('the server answers a request that does not wait');
+		if (reply.kind === 'simple') {
+			// Data comes in structured replies only, since they were agreed on.
+			if (reply.errno === 0) throw new NbdError('the server answers without an answer');
+			waiting.delete(cookie);
+			refusals.delete(cookie);
+			request.refuse(reply.errno, '');
+			continue;
+		}
+		yield lengthBytes;
+		const length = lengthBytes.readUInt32BE();
+		if (reply.outcome === 'error') {
+			if (length > protocol.MAX_STRING_BYTES + 64) throw new NbdError(`the server tells an error in ${length} bytes`);
+			const payload = Buffer.alloc(length);
+			yield payload;
+			const {count, ...first} = refusals.get(cookie) ?? {...protocol.decodeErrorChunk(payload), count: 0};
+			if (count === MAX_ERRORS) throw new NbdError('the server tells too many errors of one request');
+			refusals.set(cookie, {...first, count: count + 1});
+		} else if (reply.type === protocol.CHUNK.none) {
+			if (length > 0 || reply.position !== 'last') throw new NbdError('the server sends an empty chunk with data');
+		} else {
+			yield* request.take(reply.type, length);
+		}
+		if (reply.position === 'more-follow') continue;
+		const refusal = refusals.get(cookie);
+		if (refusal) {
+			waiting.delete(cookie);
+			refusals.delete(cookie);
+			request.refuse(refusal.errno, refusal.text);
+		} else {
+			request.finish();
+			waiting.delete(cookie);
+		}
+	}
+}
