@@ -5,6 +5,7 @@ const PREFIX = 'qsc-';
 const RUN_ALPHABET = '0123456789abcdefghjkmnpqrstvwxyz';
 const RUN_LENGTH = 6;
 const NAME = new RegExp(`^${PREFIX}(?<run>[${RUN_ALPHABET}]{${RUN_LENGTH}})-`);
+const TAG_LENGTH = 12;
 /** What is left of QEMU's 31 characters for a node name. */
 const MAX_DISK = 12;
 
@@ -20,12 +21,34 @@ export function newRunId(): string {
 export function objectName(
 	run: string,
 	disk: string,
-	role?: 'target' | 'filter' | 'scratch' | 'access' | 'gate' | 'job',
+	role?: 'target' | 'filter' | 'scratch' | 'access' | 'gate' | 'job' | 'bitmap' | 'changes' | 'mark',
 ): string {
 	const plain = /^[A-Za-z0-9._-]+$/.test(disk) && disk.length <= MAX_DISK;
 	const hash = createHash('sha256').update(disk).digest('hex').slice(0, 6);
 	const short = plain ? disk : `${disk.replaceAll(/[^A-Za-z0-9]/g, '').slice(0, MAX_DISK - 7)}.${hash}`;
 	return `${PREFIX}${run}-${short}${role === undefined ? '' : `-${role}`}`;
+}
+
+/**
+ * The name of the bitmap that has recorded a disk's changes since a point, for those who know the point. It is no run's,
+ * and stays. The tag tells repositories, VMs and disks apart: a bitmap that came with an image copied from elsewhere
+ * is looked for by nobody. The run is in it because an id can be given again once its point is removed.
+ */
+export function bitmapName(tag: string, point: string, run: string): string {
+	return `${PREFIX}${tag}-${point}-${run}`;
+}
+
+/** Longer than a run's id, so that it is never taken for one. */
+export function bitmapTag(repository: string, vm: string, disk: string): string {
+	return createHash('sha256')
+		.update(JSON.stringify([repository, vm, disk]))
+		.digest('hex')
+		.slice(0, TAG_LENGTH);
+}
+
+/** Whether a bitmap is one that {@link bitmapName} named with this tag. */
+export function isBitmapOf(tag: string, name: string): boolean {
+	return name.startsWith(`${PREFIX}${tag}-`);
 }
 
 /** The run that an object belongs to, or undefined if it is not ours. */

@@ -1,5 +1,5 @@
-import type {BackupMessage, BackupPlan} from '../operations/backup-messages.ts';
-import type {PointManifest} from '../repository/manifest.ts';
+import type {BackupMessage, BackupPlan, PlannedDisk} from '../operations/backup-messages.ts';
+import {kindOf, type PointManifest} from '../repository/manifest.ts';
 import {toJson} from './json.ts';
 import {printable} from './printable.ts';
 import {openProgressView, type ProgressView} from './progress-lines.ts';
@@ -67,12 +67,26 @@ function printWords(message: BackupMessage, view: ProgressView): void {
 }
 
 function planLines({vm, disks, skipped, quiesce, method, sink, compression}: BackupPlan): string[] {
-	const names = disks.map(({name, sizeBytes}) => `${name} (${formatBytes(sizeBytes)})`).join(', ');
+	const names = disks.map(disk => `${disk.name} (${formatBytes(disk.sizeBytes)}${changedWords(disk)})`).join(', ');
 	return [
-		`${printable(vm)}: full backup of ${printable(names)}`,
+		`${printable(vm)}: ${kindOf(disks)} backup of ${printable(names)}`,
+		...reasonLines(disks).map(line => `  ${printable(line)}`),
 		...skipped.map(({name, reason}) => `  not ${printable(name)}: ${reason}`),
 		`  ${quiesce ? 'with' : 'without'} a freeze, by ${method} to the ${sink} sink, ${compression === 'none' ? 'not compressed' : compression}`,
 	];
+}
+
+function changedWords({changedBytes}: PlannedDisk): string {
+	return changedBytes === null ? '' : `, ${formatBytes(changedBytes)} changed`;
+}
+
+/** `vda, vdb: full, because it is the first point`: a line for each reason. */
+export function reasonLines(disks: readonly Pick<PlannedDisk, 'name' | 'kind' | 'reason'>[]): string[] {
+	const groups = Map.groupBy(
+		disks.filter(({reason}) => reason !== null),
+		({kind, reason}) => `${kind}, because ${reason ?? ''}`,
+	);
+	return Array.from(groups, ([words, group]) => `${group.map(({name}) => name).join(', ')}: ${words}`);
 }
 
 function cutLine({consistency, freeze, standstill}: Extract<BackupMessage, {kind: 'cut'}>): string {
@@ -92,12 +106,12 @@ export function standstillWords({of, seconds}: NonNullable<PointManifest['stands
 }
 
 function reportLines(manifest: PointManifest): string[] {
-	const {disks, cutAt, finishedAt, consistency} = manifest;
+	const {disks, cutAt, finishedAt, consistency, kind} = manifest;
 	const seconds = (Date.parse(finishedAt) - Date.parse(cutAt)) / 1000;
 	const total = disks.reduce((sum, disk) => sum + disk.sizeBytes, 0);
 	const stored = disks.reduce((sum, disk) => sum + disk.storedBytes, 0);
 	return [
-		`${styled('green', 'done:')} ${consistency} point of ${countOf(disks.length, 'disk')} in ${formatSeconds(seconds)}: ` +
+		`${styled('green', 'done:')} ${consistency} ${kind} point of ${countOf(disks.length, 'disk')} in ${formatSeconds(seconds)}: ` +
 			`${formatBytes(total)} stored as ${formatBytes(stored)}`,
 	];
 }

@@ -8,6 +8,8 @@ export interface BackupJob {
 	readonly target: string;
 	/** Of the job's own filter. */
 	readonly filter: string;
+	/** On `source`: what to copy; undefined for all. */
+	readonly bitmap?: string | undefined;
 	readonly compress: boolean;
 	/** 0 is no limit. */
 	readonly speedBytesPerSecond: number;
@@ -23,7 +25,10 @@ export function backupAction(run: string, job: BackupJob): QmpTransactionAction 
 			'job-id': objectName(run, job.disk),
 			'device': job.source,
 			'target': job.target,
-			'sync': 'full',
+			// It stays as it is, and goes on recording: what to forget, and when, is decided once the point is durable.
+			...(job.bitmap === undefined
+				? {sync: 'full' as const}
+				: {'sync': 'bitmap' as const, 'bitmap': job.bitmap, 'bitmap-mode': 'never' as const}),
 			'filter-node-name': job.filter,
 			// Nothing counts as done before every disk is.
 			'auto-finalize': false,

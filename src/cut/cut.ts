@@ -7,6 +7,16 @@ export interface CutDisk {
 	/** The guest-visible format node: found before anything starts, since a running job hides it. */
 	readonly node: string;
 	readonly target: string;
+	/** The bitmap on `node` that says what to copy, which it keeps; undefined for all of the disk. */
+	readonly changes?: Bitmap | undefined;
+	/** A bitmap to be added to `node` that records all writes after the cut, and maybe some before it. */
+	readonly recording?: Bitmap | undefined;
+}
+
+export interface Bitmap {
+	readonly name: string;
+	/** Bytes for one bit. */
+	readonly granularity: number;
 }
 
 export interface CutContext {
@@ -30,7 +40,7 @@ export interface Cut {
 	take(): Promise<CutTaken>;
 	/** After the instant, with the guest running: lets the copy go on at its speed. */
 	copy(): Promise<void>;
-	/** After the jobs have succeeded and are gone: removes what else the cut has put into QEMU. */
+	/** After the jobs have succeeded and are gone: removes what else the cut has put into QEMU, but not `recording`. */
 	release(): Promise<void>;
 }
 

@@ -1,11 +1,12 @@
 import {objectName, runOf} from '../block/names.ts';
 import type {QmpSchema} from '../qmp/introspection.ts';
-import type {QmpBlockdevOptions} from '../qmp/schema.ts';
+import type {QmpBlockdevOptions, QmpTransactionAction} from '../qmp/schema.ts';
 import {backupAction} from './backup-action.ts';
 import type {Cut, CutContext, CutDisk} from './cut.ts';
 import {gateNode, moveGates} from './gates.ts';
 import {whilePaused} from './pause.ts';
 import {putDevicesBack} from './put-devices-back.ts';
+import {beginRecording} from './recording.ts';
 import {addScratch} from './scratch.ts';
 import {timed} from './timed.ts';
 
@@ -64,12 +65,16 @@ export async function prepareFleece(context: FleeceContext, disks: readonly Flee
 		const node = objectName(run, name, 'scratch');
 		await addScratch(qmp, {node, folder: device.scratchFolder, sizeBytes, ownerUid: context.qemuUid});
 	}
+	const recording = beginRecording(disks);
+	// Before anything is frozen: it need not be the cut's own transaction, only not after it.
+	if (recording.length > 0) await qmp.execute('transaction', {actions: recording});
 	const {pauses, take, show} = context.by === 'gates' ? await byGates(context, written) : byPause(context, written);
-	const actions = disks.map(({name, node, device, target}) =>
+	const jobs = disks.map(({name, node, device, target, changes}) =>
 		backupAction(run, {
 			disk: name,
 			source: device ? objectName(run, name, 'access') : node,
 			target,
+			bitmap: device && changes ? objectName(run, name, 'changes') : changes?.name,
 			filter: objectName(run, name, 'job'),
 			compress,
 			speedBytesPerSecond,
@@ -82,7 +87,7 @@ export async function prepareFleece(context: FleeceContext, disks: readonly Flee
 		take,
 		copy: async () => {
 			await show();
-			await qmp.execute('transaction', {actions});
+			await qmp.execute('transaction', {actions: [...disks.flatMap(disk => copyOfChanges(run, disk)), ...jobs]});
 		},
 		release: async () => {
 			const remove = async (role: 'access' | 'gate' | 'filter' | 'scratch'): Promise<void> => {
@@ -95,6 +100,22 @@ export async function prepareFleece(context: FleeceContext, disks: readonly Flee
 			await remove('scratch');
 		},
 	};
+}
+
+/**
+ * A copy of what had changed, on the node that is read: a job takes its bitmap from there only. It is made after the cut, so
+ * it may name clusters that changed since, which are then copied as they were; those that changed before it has all.
+ */
+function copyOfChanges(run: string, {name, node, device, changes}: FleeceDisk): QmpTransactionAction[] {
+	if (!device || !changes) return [];
+	const copy = {node: objectName(run, name, 'access'), name: objectName(run, name, 'changes')};
+	return [
+		{type: 'block-dirty-bitmap-add', data: {...copy, granularity: changes.granularity, disabled: true}},
+		{
+			type: 'block-dirty-bitmap-merge',
+			data: {node: copy.node, target: copy.name, bitmaps: [{node, name: changes.name}]},
+		},
+	];
 }
 
 interface WrittenDisk {

@@ -25,3 +25,8 @@ export function systemReason(error: unknown): string {
 	const {errno} = asError(error) as NodeJS.ErrnoException;
 	return errno === undefined ? asError(error).message : getSystemErrorMessage(errno);
 }
+
+/** `cannot clone /x: no space left on device` */
+export function fileFailure(doing: string, file: string, cause: unknown): QuiesceError {
+	return new QuiesceError('FAILED', `cannot ${doing} ${file}: ${systemReason(cause)}`, {cause});
+}

@@ -12,20 +12,27 @@ export interface CreateOptions {
 	/** What the guest sees; QEMU rounds it up to whole sectors of 512 bytes. */
 	readonly sizeBytes: number;
 	readonly compression: Compression;
+	/** A qcow2 image to lie on, as the new one is to name it: relative to its own folder. It must exist and have that size. */
+	readonly backingFile?: string | undefined;
 }
 
 /**
  * Creates an empty qcow2 image that only this user can read and write. `zstd` fixes how clusters are compressed *if*
  * they are written compressed; QEMU before 5.1 cannot read such an image. Fails if `image` exists.
  */
-export async function createImage(image: string, {sizeBytes, compression}: CreateOptions): Promise<void> {
+export async function createImage(image: string, {sizeBytes, compression, backingFile}: CreateOptions): Promise<void> {
 	const file = absolute(image);
 	const options = ['compat=1.1', 'cluster_size=64k', ...(compression === 'zstd' ? ['compression_type=zstd'] : [])];
 	await reserveFile(file);
 	try {
 		await runTool({
 			tool: 'qemu-img',
-			args: ['create', '-q', '-f', 'qcow2', '-o', options.join(','), file, String(sizeBytes)],
+			args: [
+				...['create', '-q', '-f', 'qcow2', '-o', options.join(',')],
+				// It is named and not opened: nobody must be kept from reading it meanwhile.
+				...(backingFile === undefined ? [] : ['-u', '-b', backingFile, '-F', 'qcow2']),
+				...[file, String(sizeBytes)],
+			],
 			object: file,
 		});
 	} catch (error) {

@@ -1,10 +1,11 @@
 import type {CutMethod} from '../cut/cut.ts';
-import type {Consistency, FreezeRecord, PointManifest} from '../repository/manifest.ts';
+import type {Consistency, DiskLayout, FreezeRecord, PointKind, PointManifest} from '../repository/manifest.ts';
 import type {SinkName} from '../sink/sink.ts';
+import type {CopyWishes} from './plan-copies.ts';
 import type {DiskSelection} from './select-disks.ts';
 import type {QuiesceRequest} from './with-quiescer.ts';
 
-export interface BackupRequest extends QuiesceRequest, DiskSelection {
+export interface BackupRequest extends QuiesceRequest, DiskSelection, CopyWishes {
 	/** The repository's folder, which must exist; an empty one becomes a repository. */
 	readonly repository: string;
 	/** How the point is cut and read; undefined for the best that the VM can. */
@@ -26,13 +27,27 @@ export interface BackupRequest extends QuiesceRequest, DiskSelection {
 export interface BackupPlan {
 	readonly vm: string;
 	readonly run: string;
-	readonly disks: readonly {readonly name: string; readonly sizeBytes: number; readonly format: string}[];
+	readonly disks: readonly PlannedDisk[];
 	readonly skipped: readonly {readonly name: string; readonly reason: string}[];
 	/** Whether the guest will be frozen. */
 	readonly quiesce: boolean;
 	readonly method: CutMethod;
 	readonly sink: SinkName;
 	readonly compression: 'none' | 'zstd';
+}
+
+export interface PlannedDisk {
+	readonly name: string;
+	readonly sizeBytes: number;
+	readonly format: string;
+	readonly kind: PointKind;
+	/** Why it is of this kind, or not based on the newest point; null where it is as it should be. */
+	readonly reason: string | null;
+	/** The point that an increment is based on. */
+	readonly parent: string | null;
+	/** What has changed since, as far as is known before the cut; null for a full. */
+	readonly changedBytes: number | null;
+	readonly layout: DiskLayout;
 }
 
 export interface DiskProgress {

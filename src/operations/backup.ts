@@ -7,16 +7,18 @@ import {captureMachine} from './capture-machine.ts';
 import {checkScratch, checkSpace} from './check-space.ts';
 import {chooseMethod} from './choose-method.ts';
 import type {Quiescer} from './quiescer.ts';
+import {planCopies} from './plan-copies.ts';
 import {recoverVm} from './recover.ts';
 import {selectDisks} from './select-disks.ts';
 import {takePoint} from './take-point.ts';
 import {lookAgain, type VmSession} from './vm-session.ts';
 import {type GuardedRun, withGuard} from './with-guard.ts';
 import {withQuiescer} from './with-quiescer.ts';
-import {withVm} from './with-vm.ts';
+import {withPoints} from './with-points.ts';
+import {lostErrors, withVm} from './with-vm.ts';
 
 /**
- * Takes a full point of a running VM into a repository. Cold: each subscription takes one. Ends with `finished`, after
+ * Takes a point of a running VM into a repository. Cold: each subscription takes one. Ends with `finished`, after
  * which the point is durable, or fails and leaves nothing of the run behind.
  */
 export function backup(request: BackupRequest): Observable<BackupMessage> {
@@ -26,13 +28,16 @@ export function backup(request: BackupRequest): Observable<BackupMessage> {
 			concatMap(repository => {
 				const {qmp, agent} = request.sockets;
 				const guarded = {agent, vm: {qmp, name: vm.name, repository: repository.path}};
-				return withGuard(request, run, guarded, guardedRun =>
-					concat(
-						request.dryRun === true ? EMPTY : recoverVm(vm, request, repository),
-						// It may go on only now.
-						defer(() => lookAgain(vm)).pipe(concatMap(now => point(request, now, guardedRun, repository))),
-					),
-				);
+				const take = (): Observable<BackupMessage> =>
+					withGuard(request, run, guarded, guardedRun =>
+						concat(
+							request.dryRun === true ? EMPTY : recoverVm(vm, request, repository),
+							// It may go on only now.
+							defer(() => lookAgain(vm)).pipe(concatMap(now => point(request, now, guardedRun, repository))),
+						),
+					);
+				if (request.dryRun === true) return take();
+				return withPoints(repository, vm.name, {run: run.id, doing}, lostErrors(request), take);
 			}),
 		),
 	);
@@ -67,17 +72,32 @@ async function prepare(
 	const {disks, skipped} = selectDisks(graph, request);
 	const {machine, qemu, qemuUid} = await captureMachine(vm, request.sockets.qmp, graph);
 	const chosen = await chooseMethod(request, vm, disks, qemu);
+	const {
+		copies,
+		qemuProcess,
+		warnings: unreadable,
+	} = await planCopies(
+		{
+			...{vm, repository, nodes: graph.nodes, disks, qemu, sink: request.sink},
+			looking: request.dryRun === true ? undefined : {qmp: vm.qmp, run: run.id},
+		},
+		request,
+	);
 	const space = [
-		...(await checkSpace(repository.path, request.compression, disks)),
+		...(await checkSpace(repository.path, request.compression, copies)),
 		...(await checkScratch(chosen, disks)),
 	];
 	const degraded = whyNotQuiesced === undefined ? [] : [`crash-consistent only: ${whyNotQuiesced}`];
 	const instead = chosen.because === undefined ? [] : [`method push, for which the guest can wait: ${chosen.because}`];
-	const warnings = [...degraded, ...instead, ...disks.flatMap(disk => warningsOf(disk)), ...space];
+	const warnings = [...degraded, ...instead, ...unreadable, ...disks.flatMap(disk => warningsOf(disk)), ...space];
 	const plan: BackupPlan = {
 		vm: vm.name,
 		run: run.id,
-		disks: disks.map(({name, medium}) => ({name, sizeBytes: medium.virtualSize, format: medium.format})),
+		disks: copies.map(({disk: {name, medium}, kind, reason, parent, layout}) => ({
+			...{name, sizeBytes: medium.virtualSize, format: medium.format, kind, reason, layout},
+			parent: parent?.point ?? null,
+			changedBytes: parent?.bytes ?? null,
+		})),
 		skipped,
 		quiesce: quiescer !== undefined,
 		method: chosen.method,
@@ -89,6 +109,9 @@ async function prepare(
 		of({kind: 'planned' as const, plan}),
 		request.dryRun === true
 			? EMPTY
-			: takePoint({request, vm, run, guard, repository, quiescer, disks, skipped, warnings, machine, qemuUid, chosen}),
+			: takePoint({
+					...{request, vm, run, guard, repository, quiescer, copies, skipped, warnings, machine, qemuUid, chosen},
+					qemuProcess,
+				}),
 	);
 }

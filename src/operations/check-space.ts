@@ -3,6 +3,7 @@ import fs from 'node:fs/promises';
 import {noScratch} from '../cut/scratch.ts';
 import {asError, errnoOf, QuiesceError} from '../errors.ts';
 import {type ChosenMethod, scratchFolders} from './choose-method.ts';
+import type {DiskCopy} from './plan-copies.ts';
 import type {DiskWithMedium} from './select-disks.ts';
 import {freeBytes, LEAST_BYTES} from './watch-space.ts';
 
@@ -13,13 +14,14 @@ import {freeBytes, LEAST_BYTES} from './watch-space.ts';
 export async function checkSpace(
 	repository: string,
 	compression: 'none' | 'zstd',
-	disks: readonly DiskWithMedium[],
+	copies: readonly Pick<DiskCopy, 'disk' | 'parent'>[],
 ): Promise<string[]> {
-	const needed = disks.reduce((sum, {medium}) => sum + neededBytes(medium), 0);
+	const needed = copies.reduce((sum, {disk, parent}) => sum + (parent?.bytes ?? neededBytes(disk.medium)), 0);
 	// A copy that comes nearer to a full file system than this is stopped.
 	const free = Math.max(0, (await freeBytes(repository)) - LEAST_BYTES);
 	if (needed <= free) return [];
-	const words = `the disks hold up to ${mib(needed)} MiB, and ${repository} has ${mib(free)} MiB free to be used`;
+	const what = copies.some(({parent}) => parent) ? 'what is to be copied is' : 'the disks hold';
+	const words = `${what} up to ${mib(needed)} MiB, and ${repository} has ${mib(free)} MiB free to be used`;
 	if (compression === 'zstd' && free > 0) return [`${words}: the copy has to compress well to fit`];
 	throw new QuiesceError('FAILED', words, {hint: 'Free some space, or let the copy be compressed.'});
 }

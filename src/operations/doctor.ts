@@ -159,7 +159,11 @@ async function findLeftovers({qmp, lockKey}: VmSession): Promise<Finding[]> {
 async function findRepository(folder: string, disks: readonly DiskWithMedium[]): Promise<Finding> {
 	try {
 		const {path} = await previewRepository(folder);
-		const [poor] = await checkSpace(path, 'zstd', disks);
+		const [poor] = await checkSpace(
+			path,
+			'zstd',
+			disks.map(disk => ({disk})),
+		);
 		return poor === undefined
 			? {what: 'repository', state: 'good', text: path}
 			: {what: 'repository', state: 'poor', text: poor};

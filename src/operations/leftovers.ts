@@ -8,7 +8,7 @@ import {JobError} from '../jobs/errors.ts';
 import {yank} from '../jobs/yank.ts';
 import type {QmpConnection} from '../qmp/connection.ts';
 import type {QmpSchema} from '../qmp/introspection.ts';
-import {socketIn} from '../sink/daemon.ts';
+import {socketIn} from '../sink/nbd-socket.ts';
 import {wasPausing} from './pause-marker.ts';
 import {isAlive, requireDead, runFolders} from './run.ts';
 import {nodesOfRun, runsInside, unwindInside} from './unwind.ts';

@@ -1,3 +1,4 @@
+import type {QemuProcess} from '../repository/manifest.ts';
 import type {Machine} from '../repository/machine.ts';
 import type {Repository} from '../repository/repository.ts';
 import type {BackupRequest} from './backup-messages.ts';
@@ -5,7 +6,7 @@ import type {ChosenMethod} from './choose-method.ts';
 import type {Guard} from './guard.ts';
 import type {Quiescer} from './quiescer.ts';
 import type {Run} from './run.ts';
-import type {DiskWithMedium} from './select-disks.ts';
+import type {DiskCopy} from './plan-copies.ts';
 import type {VmSession} from './vm-session.ts';
 
 /** All that was asked for, found and decided before a point is taken. */
@@ -15,7 +16,9 @@ export interface PointTask {
 	readonly run: Run;
 	readonly repository: Repository;
 	readonly quiescer: Quiescer | undefined;
-	readonly disks: readonly DiskWithMedium[];
+	readonly copies: readonly DiskCopy[];
+	/** The VM's QEMU; null where it is not known. */
+	readonly qemuProcess: QemuProcess | null;
 	readonly skipped: readonly {readonly name: string; readonly reason: string}[];
 	readonly warnings: readonly string[];
 	readonly machine: Machine;

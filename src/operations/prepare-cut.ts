@@ -1,30 +1,35 @@
 import {devicePath} from '../block/devices.ts';
+import {objectName} from '../block/names.ts';
 import {capabilitiesOf} from '../block/probe.ts';
 import type {Cut, CutContext, CutDisk} from '../cut/cut.ts';
 import {type FleeceDisk, prepareFleece} from '../cut/fleece.ts';
 import {preparePush} from '../cut/push.ts';
 import type {Sink} from '../sink/sink.ts';
+import type {DiskCopy} from './plan-copies.ts';
 import type {DiskWithMedium} from './select-disks.ts';
 import type {PointTask} from './point-task.ts';
 
 const DEFAULT_MAX_STALL_SECONDS = 2;
 
 /** Makes everything ready for the cut, in the way that was chosen. */
-export async function prepareCut({request, vm, run, disks, chosen, qemuUid}: PointTask, sink: Sink): Promise<Cut> {
+export async function prepareCut({request, vm, run, copies, chosen, qemuUid}: PointTask, sink: Sink): Promise<Cut> {
 	const context: CutContext = {
 		qmp: vm.qmp,
 		run: run.id,
 		compress: sink.jobCompresses,
 		speedBytesPerSecond: request.speedBytesPerSecond,
 	};
-	const targetOf = ({name, medium}: DiskWithMedium): CutDisk => ({name, node: medium.node, target: sink.nodeOf(name)});
-	if (chosen.method === 'push') return preparePush(context, disks.map(targetOf));
-	const fleeced = disks.map((disk): FleeceDisk => ({
-		...targetOf(disk),
-		sizeBytes: disk.medium.virtualSize,
-		device: deviceOf(disk, chosen.scratchFolders.get(disk.name)),
+	const cutOf = ({disk: {name, medium}, parent, granularity}: DiskCopy): CutDisk => ({
+		...{name, node: medium.node, target: sink.nodeOf(name), changes: parent?.changes},
+		recording: granularity === undefined ? undefined : {name: objectName(run.id, name, 'bitmap'), granularity},
+	});
+	if (chosen.method === 'push') return preparePush(context, copies.map(cutOf));
+	const fleeced = copies.map((copy): FleeceDisk => ({
+		...cutOf(copy),
+		sizeBytes: copy.disk.medium.virtualSize,
+		device: deviceOf(copy.disk, chosen.scratchFolders.get(copy.disk.name)),
 	}));
-	const hasThreads = disks.some(({iothread}) => iothread !== undefined);
+	const hasThreads = copies.some(({disk}) => disk.iothread !== undefined);
 	const can = capabilitiesOf(vm.schema, vm.qmp.version);
 	return prepareFleece(
 		{

@@ -1,22 +1,28 @@
+import path from 'node:path';
 import {concat, concatMap, defer, EMPTY, from, map, type Observable, of} from 'rxjs';
 import type {Cut, CutMethod} from '../cut/cut.ts';
 import {QuiesceError} from '../errors.ts';
 import {AgentError} from '../guest-agent/errors.ts';
 import type {FreezeWindow} from '../guest-agent/freeze-window.ts';
 import {storageAnswers} from '../host/storage-answers.ts';
+import type {HashRecord} from '../images/hash-records.ts';
 import {JobError} from '../jobs/errors.ts';
 import {type JobProgress, runJobs} from '../jobs/run-jobs.ts';
 import type {FreezeRecord} from '../repository/manifest.ts';
-import {createPartialPoint, type PartialPoint} from '../repository/partial-point.ts';
+import {extendHashes, writeHashes} from '../repository/content-hashes.ts';
+import {backingFileName, hashesFileName, imageFileName, pointFolder} from '../repository/layout.ts';
+import {createPartialPoint, type DiskDraft, type PartialPoint} from '../repository/partial-point.ts';
 import type {Point} from '../repository/points.ts';
 import {aborted} from '../rx/aborted.ts';
 import {scoped} from '../rx/scoped.ts';
 import {openDaemonSink} from '../sink/daemon.ts';
 import {openInlineSink} from '../sink/inline.ts';
-import type {OpenSink, Sink, SinkName} from '../sink/sink.ts';
+import type {ImageBase, OpenSink, Sink, SinkName} from '../sink/sink.ts';
 import type {BackupMessage, CutRecord, DiskProgress} from './backup-messages.ts';
 import {scratchFolders} from './choose-method.ts';
+import {keepBitmaps, markRecordings} from './keep-bitmaps.ts';
 import {clearPausing, markPausing} from './pause-marker.ts';
+import {bitmapFor, type DiskCopy} from './plan-copies.ts';
 import type {PointTask} from './point-task.ts';
 import {prepareCut} from './prepare-cut.ts';
 import {isQuiesceFailure} from './quiescer.ts';
@@ -59,20 +65,43 @@ export function takePoint(task: PointTask): Observable<BackupMessage> {
 	});
 }
 
-function openSink({request, vm, run, disks, qemuUid}: PointTask, partial: PartialPoint): Promise<Sink> {
+function openSink(task: PointTask, partial: PartialPoint): Promise<Sink> {
+	const {request, vm, run, copies, qemuUid} = task;
 	return SINKS[request.sink]({
 		qmp: vm.qmp,
 		run: run.id,
 		folder: run.folder,
-		disks: disks.map(({name, fileName, medium}) => ({
-			name,
-			path: partial.path(`${fileName}.qcow2`),
-			sizeBytes: medium.virtualSize,
+		disks: copies.map(copy => ({
+			name: copy.disk.name,
+			path: partial.path(imageFileName(copy.disk.fileName)),
+			sizeBytes: copy.disk.medium.virtualSize,
+			base: baseOf(task, copy),
+			keepHashes: records => keepHashes(task, partial, copy, records),
 		})),
 		compression: request.compression,
 		qemuUid,
 		transcript: request.transcript,
+		signal: request.signal,
 	});
+}
+
+function keepHashes(
+	{repository, vm}: PointTask,
+	partial: PartialPoint,
+	{disk, layout, parent}: DiskCopy,
+	records: AsyncIterable<HashRecord>,
+): Promise<void> {
+	const file = partial.path(hashesFileName(imageFileName(disk.fileName)));
+	if (layout !== 'clone' || !parent) return writeHashes(file, records);
+	const before = path.join(pointFolder(repository.path, vm.name, parent.point), parent.disk.hashes ?? '');
+	return extendHashes(before, file, disk.medium.virtualSize, records);
+}
+
+function baseOf({repository, vm}: PointTask, {layout, parent}: DiskCopy): ImageBase | undefined {
+	if (!parent) return undefined;
+	const {point, disk} = parent;
+	if (layout === 'chain') return {kind: 'chain', backingFile: backingFileName(point, disk.file)};
+	return {kind: 'clone', of: path.join(pointFolder(repository.path, vm.name, point), disk.file)};
 }
 
 function copyAndSettle(task: PointTask, partial: PartialPoint, sink: Sink): Observable<BackupMessage> {
@@ -102,48 +131,67 @@ function copyAndSettle(task: PointTask, partial: PartialPoint, sink: Sink): Obse
 					return {kind: 'cut', ...record};
 				}),
 			);
-			const settled$ = defer(async (): Promise<BackupMessage> => {
+			const settled$ = defer(async (): Promise<BackupMessage[]> => {
 				if (!record) throw new Error('the jobs ended before the cut');
 				await cut.release();
 				await sink.settle();
 				request.signal.throwIfAborted();
-				const {manifest, folder} = await finish(task, partial, record);
-				return {kind: 'finished', manifest, folder};
-			});
+				const marked = await markRecordings(task);
+				const point = await finish(task, partial, record, marked);
+				const problems = await keepBitmaps(task, point);
+				return [
+					...problems.map(text => ({kind: 'warning' as const, text})),
+					{kind: 'finished', manifest: point.manifest, folder: point.folder},
+				];
+			}).pipe(concatMap(messages => messages));
 			return concat(copied$, of({kind: 'settling' as const}), settled$);
 		}),
 	);
 }
 
-function finish(task: PointTask, partial: PartialPoint, cut: CutRecord): Promise<Point> {
-	const {request, vm, disks, skipped, warnings, machine, chosen} = task;
+function finish(task: PointTask, partial: PartialPoint, cut: CutRecord, marked: ReadonlySet<string>): Promise<Point> {
+	const {request, vm, copies, skipped, warnings, machine, chosen} = task;
 	return partial.finish(
 		{
 			uuid: vm.uuid ?? null,
-			kind: 'full',
-			parent: null,
 			cutAt: cut.at,
 			consistency: cut.consistency,
 			freeze: cut.freeze,
 			standstill: cut.standstill,
-			qemu: {version: vm.version, package: vm.qmp.version.package},
+			qemu: {version: vm.version, package: vm.qmp.version.package, process: task.qemuProcess},
 			tool: {version: programVersion()},
 			method: chosen.method,
 			sink: request.sink,
 			compression: request.compression,
-			disks: disks.map(({name, fileName, deviceType, medium}) => ({
-				name,
-				file: `${fileName}.qcow2`,
-				sizeBytes: medium.virtualSize,
-				format: medium.format,
-				deviceType: deviceType ?? null,
-			})),
+			disks: copies.map(copy => draftOf(task, partial, copy, marked)),
 			skipped,
 			warnings: cut.degraded === undefined ? warnings : [...warnings, cut.degraded],
 		},
 		machine,
 		{signal: request.signal},
 	);
+}
+
+function draftOf(task: PointTask, {id, run}: PartialPoint, copy: DiskCopy, marked: ReadonlySet<string>): DiskDraft {
+	const {disk, kind, reason, layout, parent, granularity, images} = copy;
+	const inherited = layout === 'clone' ? (parent?.disk.backing ?? null) : null;
+	return {
+		name: disk.name,
+		file: imageFileName(disk.fileName),
+		sizeBytes: disk.medium.virtualSize,
+		format: disk.medium.format,
+		deviceType: disk.deviceType ?? null,
+		...{kind, reason, layout},
+		parent: parent?.point ?? null,
+		chain: parent?.disk.chain ?? null,
+		backing: layout === 'chain' ? (parent?.point ?? null) : inherited,
+		hashes: hashesFileName(imageFileName(disk.fileName)),
+		bitmap:
+			granularity === undefined
+				? null
+				: {name: bitmapFor(task, disk.name, id, run), granularity, marked: marked.has(disk.name)},
+		source: images,
+	};
 }
 
 /** The cut, in a frozen guest if there is a quiescer. Under `require` anything less than a sound freeze fails. */

@@ -11,6 +11,8 @@ export interface VerifyOptions {
 	readonly vm?: string | undefined;
 	/** An id or its unique beginning; all points of the VM if not given. */
 	readonly point?: string | undefined;
+	/** `content` compares what the guest would see of each disk with what it saw, besides the files' checksums. */
+	readonly depth?: 'files' | 'content' | undefined;
 	/** Aborting fails the stream with the reason. Nothing is left to clean up. */
 	readonly signal?: AbortSignal | undefined;
 }
@@ -43,6 +45,7 @@ export function verify({signal, ...options}: VerifyOptions): Observable<VerifyMe
 		const repository = await openRepository(options.repository);
 		const points = await chosenPoints(repository, options);
 		emit({kind: 'started', points: points.length});
+		const known = new Map<string, string | undefined>();
 		let damaged = 0;
 		let bytesRead = 0;
 		for (const {vm, point} of points) {
@@ -50,7 +53,9 @@ export function verify({signal, ...options}: VerifyOptions): Observable<VerifyMe
 			const onProgress = sumProgress(storedBytes(point), (read, bytesTotal) => {
 				emit({kind: 'progress', vm, point: point.id, bytesRead: read, bytesTotal});
 			});
-			const result = await verifyPoint(repository, vm, point.id, {signal: ended, onProgress});
+			const result = await verifyPoint(repository, vm, point.id, {
+				...{signal: ended, onProgress, depth: options.depth, known},
+			});
 			if (result.problems.length > 0) damaged++;
 			bytesRead += result.bytesRead;
 			emit({kind: 'verified', vm, ...result});

@@ -5,6 +5,8 @@ import {isPointId} from './point-id.ts';
 export const REPOSITORY_FILE = 'repository.json';
 export const VMS_FOLDER = 'vms';
 export const MANIFEST_FILE = 'point.json';
+/** Takes the place of point.json in a point that is to go and others still need. */
+export const EXPIRED_FILE = 'expired.json';
 export const MACHINE_FILE = 'machine.json';
 export const SUMS_FILE = 'SHA256SUMS';
 /** In a partial point only: whose it is. */
@@ -37,9 +39,19 @@ export function parsePartialFolderName(name: string): string | undefined {
 	return id !== undefined && isPointId(id) ? id : undefined;
 }
 
-/** How an incremental image names the image beneath it. */
-export function backingFileName(parent: string, file: string): string {
-	return `../${parent}/${file}`;
+/** How an image names the image of another point that lies beneath it. */
+export function backingFileName(point: string, file: string): string {
+	return `../${point}/${file}`;
+}
+
+/** The file of hashes that belongs to an image. */
+export function hashesFileName(imageFile: string): string {
+	return `${imageStem(imageFile)}.hashes`;
+}
+
+/** The note in a point that its image is being merged into that of another. */
+export function mergingFileName(imageFile: string): string {
+	return `${imageStem(imageFile)}.merging`;
 }
 
 /** A VM's name as one component of a path, whatever is in it: percent-encoded UTF-8, without a leading dot. */
@@ -73,6 +85,10 @@ function percent(character: string): string {
 /** True for the name of a disk's image in a point. */
 export function isImageFileName(file: string): boolean {
 	return PLAIN_NAME.test(file) && file.endsWith(IMAGE_EXTENSION) && file.length <= MAX_FILE_NAME_BYTES;
+}
+
+export function imageFileName(stem: string): string {
+	return `${stem}${IMAGE_EXTENSION}`;
 }
 
 /** The image's name without its extension. */

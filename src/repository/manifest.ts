@@ -1,11 +1,12 @@
 import * as v from 'valibot';
 import {parseDocument} from './document.ts';
-import {isImageFileName} from './layout.ts';
+import {isImageFileName, PLAIN_NAME} from './layout.ts';
 import {isPointId} from './point-id.ts';
 
 export const MANIFEST_FORMAT = 1;
 
 export type PointKind = 'full' | 'incremental' | 'differential';
+const KINDS: readonly PointKind[] = ['incremental', 'differential', 'full'];
 export type Consistency = 'quiesced' | 'crash-consistent' | 'offline';
 
 /** What a freeze was worth. */
@@ -26,11 +27,64 @@ export interface StoredDisk {
 	readonly sizeBytes: number;
 	/** The length of the file. */
 	readonly storedBytes: number;
+	/** What the point has cost: of a clone what was written to it, else the length of the file. */
+	readonly addedBytes: number;
 	/** Of the disk that was backed up, as QEMU names it. */
 	readonly format: string;
 	readonly deviceType: string | null;
-	/** Of the file, in hexadecimal. */
-	readonly sha256: string;
+	/** Of the file, in hexadecimal. Null for a clone, which shares most of its file with others: {@link hashes} know it. */
+	readonly sha256: string | null;
+	readonly kind: PointKind;
+	/** Why it is of this kind where another could have been expected: one sentence, to follow `because`. */
+	readonly reason: string | null;
+	/** The point since whose cut the copied clusters had changed; null for a full. It may be gone by now. */
+	readonly parent: string | null;
+	/** The point whose full copy this one goes back to; its own id for a full. That point may be gone by now. */
+	readonly chain: string;
+	/**
+	 * `alone`: all that the disk held is in the file. `chain`: what had changed, over the image of `backing`. `clone`: the
+	 * parent's file, shared with it by the file system, with what had changed written in.
+	 */
+	readonly layout: DiskLayout;
+	/** The point whose image of this disk lies beneath the file; null if none does. */
+	readonly backing: string | null;
+	/** The file that has the hashes of the clusters which the image stores; null in points of earlier versions. */
+	readonly hashes: string | null;
+	/** What has recorded the disk's changes since the cut; null where nothing did. */
+	readonly bitmap: StoredBitmap | null;
+	/** The images that the disk was made of at the cut; null where they could not be told. */
+	readonly source: readonly SourceImage[] | null;
+}
+
+export type DiskLayout = 'alone' | 'chain' | 'clone';
+
+export interface StoredBitmap {
+	/** In QEMU, on the disk's format node. */
+	readonly name: string;
+	/** Bytes for one bit. */
+	readonly granularity: number;
+	/** Whether its last bit was set when it began, so that one which has lost it is known to have lost bits. */
+	readonly marked: boolean;
+}
+
+/** An image file of a disk, by which another in its place is noticed. The guest's own comes first, then what it is based on. */
+export interface SourceImage {
+	readonly filename: string;
+	readonly format: string;
+	/** Null where the file is not on this host. */
+	readonly inode: number | null;
+	/** Of images that nothing should write to: length and time of the last change. Null for the guest's own. */
+	readonly unchanged: {readonly bytes: number; readonly modifiedAt: string} | null;
+}
+
+/** A process as nothing else on any host is called: two of them are the same only if the first two members are. */
+export interface QemuProcess {
+	/** Of the host, since its boot. */
+	readonly bootId: string;
+	/** In clock ticks since then. */
+	readonly startTicks: number;
+	/** To about a second. */
+	readonly startedAt: string;
 }
 
 /** point.json: all that is known of a point. Members that this version does not know are kept. */
@@ -39,11 +93,8 @@ export interface PointManifest {
 	readonly id: string;
 	readonly vm: string;
 	readonly uuid: string | null;
+	/** `full` if every disk's is; else `incremental` if any disk's is; else `differential`. */
 	readonly kind: PointKind;
-	/** The point whose images this one's are backed by; null for a full. */
-	readonly parent: string | null;
-	/** The id of the full that this point goes back to; its own for a full. */
-	readonly chain: string;
 	readonly run: string;
 	/** RFC 3339, UTC, with milliseconds; so is every time. */
 	readonly cutAt: string;
@@ -52,7 +103,12 @@ export interface PointManifest {
 	readonly freeze: FreezeRecord | null;
 	/** For how long the guest's disks, or the whole VM, stood still at the cut; null where it was not measured. */
 	readonly standstill: {readonly of: 'disks' | 'vm'; readonly seconds: number} | null;
-	readonly qemu: {readonly version: string; readonly package: string};
+	readonly qemu: {
+		readonly version: string;
+		readonly package: string;
+		/** Which process it was; null where it could not be told. */
+		readonly process: QemuProcess | null;
+	};
 	readonly tool: {readonly version: string};
 	/** How the point was cut and read: `fleece`, `push`, `overlay`. */
 	readonly method: string;
@@ -70,6 +126,35 @@ const seconds = v.pipe(v.number(), v.minValue(0));
 const pointId = v.pipe(v.string(), v.check(isPointId, 'not the id of a point'));
 const time = v.pipe(v.string(), v.regex(/^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{3}Z$/, 'not a time in UTC'));
 
+const kind = v.picklist(['full', 'incremental', 'differential']);
+const plainName = v.pipe(v.string(), v.regex(PLAIN_NAME, 'not a plain name'));
+
+/** Points of earlier versions lack them: each of their disks is a full that stands alone. */
+const laterMembers = {
+	addedBytes: v.optional(bytes),
+	kind: v.optional(kind, 'full'),
+	reason: v.optional(v.nullable(v.string()), null),
+	parent: v.optional(v.nullable(pointId), null),
+	chain: v.optional(pointId),
+	layout: v.optional(v.picklist(['alone', 'chain', 'clone']), 'alone'),
+	backing: v.optional(v.nullable(pointId), null),
+	hashes: v.optional(v.nullable(plainName), null),
+	bitmap: v.optional(v.nullable(v.looseObject({name: v.string(), granularity: bytes, marked: v.boolean()})), null),
+	source: v.optional(
+		v.nullable(
+			v.array(
+				v.looseObject({
+					filename: v.string(),
+					format: v.string(),
+					inode: v.nullable(bytes),
+					unchanged: v.nullable(v.looseObject({bytes, modifiedAt: time})),
+				}),
+			),
+		),
+		null,
+	),
+};
+
 const disk = v.looseObject({
 	name: v.pipe(v.string(), v.nonEmpty()),
 	file: v.pipe(v.string(), v.check(isImageFileName, 'not the plain name of a qcow2 file')),
@@ -77,18 +162,17 @@ const disk = v.looseObject({
 	storedBytes: bytes,
 	format: v.string(),
 	deviceType: v.nullable(v.string()),
-	sha256: v.pipe(v.string(), v.regex(/^[0-9a-f]{64}$/, 'not a SHA-256')),
+	sha256: v.nullable(v.pipe(v.string(), v.regex(/^[0-9a-f]{64}$/, 'not a SHA-256'))),
+	...laterMembers,
 });
 
-const schema: v.GenericSchema<unknown, PointManifest> = v.pipe(
+const manifest = v.pipe(
 	v.looseObject({
 		format: v.literal(MANIFEST_FORMAT),
 		id: pointId,
 		vm: v.pipe(v.string(), v.nonEmpty()),
 		uuid: v.nullable(v.string()),
-		kind: v.picklist(['full', 'incremental', 'differential']),
-		parent: v.nullable(pointId),
-		chain: pointId,
+		kind,
 		run: v.string(),
 		cutAt: time,
 		finishedAt: time,
@@ -97,7 +181,14 @@ const schema: v.GenericSchema<unknown, PointManifest> = v.pipe(
 			v.looseObject({fileSystems: bytes, freezeSeconds: seconds, heldSeconds: seconds, thawSeconds: seconds}),
 		),
 		standstill: v.optional(v.nullable(v.looseObject({of: v.picklist(['disks', 'vm']), seconds})), null),
-		qemu: v.looseObject({version: v.string(), package: v.string()}),
+		qemu: v.looseObject({
+			version: v.string(),
+			package: v.string(),
+			process: v.optional(
+				v.nullable(v.looseObject({bootId: v.string(), startTicks: v.number(), startedAt: time})),
+				null,
+			),
+		}),
 		tool: v.looseObject({version: v.string()}),
 		method: v.string(),
 		sink: v.string(),
@@ -106,20 +197,57 @@ const schema: v.GenericSchema<unknown, PointManifest> = v.pipe(
 		skipped: v.array(v.looseObject({name: v.string(), reason: v.string()})),
 		warnings: v.array(v.string()),
 	}),
+	v.check(({disks}) => new Set(disks.map(({name}) => name)).size === disks.length, 'two disks have the same name'),
 	v.check(
-		({kind, parent}) => (kind === 'full') === (parent === null),
-		'a full has no parent, and nothing else lacks one',
+		({disks}) => areUnlike(disks.flatMap(({file, hashes}) => [file, hashes ?? '']).filter(name => name !== '')),
+		'two disks have the same file',
 	),
-	v.check(({kind, id, chain}) => kind !== 'full' || chain === id, 'a full begins its own chain'),
-	v.check(({disks}) => areUnlike(disks.map(({name}) => name)), 'two disks have the same name'),
-	v.check(({disks}) => areUnlike(disks.map(({file}) => file.toLowerCase())), 'two disks have the same file'),
+	v.check(({disks}) => disks.every(hasParentUnlessFull), 'a full has no parent, and nothing else lacks one'),
+	v.check(
+		({disks}) => disks.every(hasBackingInChain),
+		'an image of a chain lacks what is beneath it, or another has that',
+	),
+	v.check(
+		({id, disks}) => disks.every(({backing, parent}) => backing !== id && parent !== id),
+		'a point is its own parent',
+	),
+	v.check(({disks}) => disks.every(({sha256, hashes}) => sha256 !== null || hashes !== null), 'a disk has no checksum'),
 );
+
+const schema: v.GenericSchema<unknown, PointManifest> = v.pipe(
+	manifest,
+	v.transform(({disks, ...point}) => ({
+		...point,
+		disks: disks.map(disk => ({
+			...disk,
+			chain: disk.chain ?? point.id,
+			addedBytes: disk.addedBytes ?? disk.storedBytes,
+		})),
+	})),
+	v.check(({kind, disks}) => kind === kindOf(disks), 'its kind is not that of its disks'),
+);
+
+/** What a point with these disks is called. */
+export function kindOf(disks: readonly Pick<StoredDisk, 'kind'>[]): PointKind {
+	const kinds = disks.map(({kind}) => kind);
+	return KINDS.find(candidate => kinds.includes(candidate)) ?? 'full';
+}
 
 /** Throws `DAMAGED`; `what` names the document in the message. File names in the result are safe to join to a folder. */
 export function parseManifest(text: string, what: string): PointManifest {
 	return parseDocument(schema, MANIFEST_FORMAT, text, what);
 }
 
+function hasParentUnlessFull({kind, parent}: Pick<StoredDisk, 'kind' | 'parent'>): boolean {
+	return (kind === 'full') === (parent === null);
+}
+
+/** A clone has what its parent had. */
+function hasBackingInChain({layout, backing}: Pick<StoredDisk, 'layout' | 'backing'>): boolean {
+	return layout === 'clone' || (layout === 'chain') === (backing !== null);
+}
+
+/** In small letters too: not every file system tells them apart. */
 function areUnlike(names: readonly string[]): boolean {
-	return new Set(names).size === names.length;
+	return new Set(names.map(name => name.toLowerCase())).size === names.length;
 }

@@ -1,8 +1,7 @@
-import fs from 'node:fs/promises';
 import os from 'node:os';
 import * as v from 'valibot';
 import {errnoOf} from '../errors.ts';
-import {readStat} from '../host/start-ticks.ts';
+import {bootId, readStat} from '../host/start-ticks.ts';
 
 /** run.json: whose a partial point is, so that a later run can tell whether that one is dead. */
 export interface Owner {
@@ -43,10 +42,6 @@ export async function stateOf(owner: Owner): Promise<'alive' | 'dead' | 'unknown
 	if (owner.host !== os.hostname()) return 'unknown';
 	if (owner.bootId !== (await bootId())) return 'dead';
 	return (await startTicks(owner.pid)) === owner.startTicks ? 'alive' : 'dead';
-}
-
-async function bootId(): Promise<string> {
-	return (await fs.readFile('/proc/sys/kernel/random/boot_id', 'utf8')).trim();
 }
 
 /** Undefined if there is no such process, or only what its parent has not yet taken note of. */

@@ -16,7 +16,7 @@ import {
 	vmFolder,
 } from './layout.ts';
 import type {Machine} from './machine.ts';
-import {MANIFEST_FORMAT, parseManifest, type PointManifest, type StoredDisk} from './manifest.ts';
+import {kindOf, MANIFEST_FORMAT, parseManifest, type PointManifest, type StoredDisk} from './manifest.ts';
 import {type Owner, parseOwner, thisOwner} from './owner.ts';
 import {comparePointIds, pointId} from './point-id.ts';
 import type {Point} from './points.ts';
@@ -28,11 +28,16 @@ const MAX_POINTS_A_SECOND = 1_000;
 /** What the backup knows of a point; the rest of its manifest follows from that and from the files. */
 export interface PointDraft extends Omit<
 	PointManifest,
-	'format' | 'id' | 'vm' | 'run' | 'chain' | 'finishedAt' | 'disks'
+	'format' | 'id' | 'vm' | 'run' | 'kind' | 'finishedAt' | 'disks'
 > {
-	/** That of the parent; left out for a full. */
-	readonly chain?: string;
-	readonly disks: readonly Omit<StoredDisk, 'storedBytes' | 'sha256'>[];
+	readonly disks: readonly DiskDraft[];
+}
+
+export interface DiskDraft extends Omit<StoredDisk, 'storedBytes' | 'addedBytes' | 'sha256' | 'chain'> {
+	/** Of a clone: what was written to it. */
+	readonly addedBytes?: number | undefined;
+	/** That of the parent; null for a full, which begins its own. */
+	readonly chain: string | null;
 }
 
 /** A point that is being written: a hidden folder, until {@link finish} lets it appear whole. */
@@ -65,23 +70,39 @@ export class PartialPoint {
 	 * documents written and synced, and the folder renamed. If this fails, abandon it.
 	 */
 	async finish(draft: PointDraft, machine: Machine, options: HashOptions & {now?: Date} = {}): Promise<Point> {
-		const images = draft.disks.map(({file}) => this.path(file));
-		await this.#requireOnly(draft.disks.map(({file}) => file));
-		// Both at once: what is hashed comes from memory while the disk is written.
-		const [hashes] = await Promise.all([hashFiles(images, options), ...images.map(syncFile)]);
-		const disks = draft.disks.map((disk): StoredDisk => {
-			const hash = hashes.get(this.path(disk.file));
-			if (!hash || hash instanceof Error) throw fileError('read', this.path(disk.file), hash);
-			return {...disk, storedBytes: hash.bytes, sha256: hash.sha256};
-		});
 		const {id, vm, run} = this;
+		const contents = draft.disks.flatMap(({hashes}) => hashes ?? []);
+		await this.#requireOnly([...draft.disks.map(({file}) => file), ...contents]);
+		// Both at once: what is hashed comes from memory while the disk is written. A clone shares most of its file with its
+		// parent: to read all of that would cost as much as a full.
+		const read = [...draft.disks.filter(({layout}) => layout !== 'clone').map(({file}) => file), ...contents];
+		const [hashes] = await Promise.all([
+			hashFiles(
+				read.map(file => this.path(file)),
+				options,
+			),
+			...draft.disks.map(({file}) => syncFile(this.path(file))),
+		]);
+		const sums = new Map<string, string>();
+		for (const file of read) {
+			const hash = hashes.get(this.path(file));
+			if (!hash || hash instanceof Error) throw fileError('read', this.path(file), hash);
+			sums.set(file, hash.sha256);
+		}
+		const disks = await Promise.all(
+			draft.disks.map(async (disk): Promise<StoredDisk> => {
+				const {size: storedBytes} = await fs.stat(this.path(disk.file));
+				const {chain, addedBytes = storedBytes} = disk;
+				return {...disk, chain: chain ?? id, storedBytes, addedBytes, sha256: sums.get(disk.file) ?? null};
+			}),
+		);
 		const finishedAt = (options.now ?? new Date()).toISOString();
-		const chain = draft.parent === null ? id : (draft.chain ?? '');
-		const written: PointManifest = {...draft, format: MANIFEST_FORMAT, id, vm, run, chain, finishedAt, disks};
+		const kind = kindOf(disks);
+		const written: PointManifest = {...draft, format: MANIFEST_FORMAT, id, vm, run, kind, finishedAt, disks};
 		const text = formatDocument(written);
 		// What we could not read again is not made visible.
 		const manifest = parseManifest(text, MANIFEST_FILE);
-		await this.#writeDocuments(disks, text, formatDocument(machine));
+		await this.#writeDocuments(sums, text, formatDocument(machine));
 		options.signal?.throwIfAborted();
 		await this.#appear();
 		return {id, folder: this.#final, manifest};
@@ -110,10 +131,10 @@ export class PartialPoint {
 		);
 	}
 
-	async #writeDocuments(disks: readonly StoredDisk[], manifest: string, machine: string): Promise<void> {
+	/** `sums` are those of the files that the documents list. */
+	async #writeDocuments(sums: Map<string, string>, manifest: string, machine: string): Promise<void> {
 		await writeDurably(this.path(MACHINE_FILE), machine);
 		await writeDurably(this.path(MANIFEST_FILE), manifest);
-		const sums = new Map(disks.map(({file, sha256}) => [file, sha256]));
 		const documents = await hashFiles([this.path(MACHINE_FILE), this.path(MANIFEST_FILE)]);
 		for (const [file, hash] of documents) {
 			if (hash instanceof Error) throw fileError('read', file, hash);

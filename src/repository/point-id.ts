@@ -17,6 +17,12 @@ export function comparePointIds(one: string, other: string): number {
 	return a.nth - b.nth;
 }
 
+/** The second in which the point was begun. */
+export function timeOfPointId(id: string): Date {
+	const [day = '', clock = ''] = parse(id).time.split('T');
+	return new Date(`${day}T${clock.replaceAll('-', ':')}`);
+}
+
 function parse(id: string): {time: string; nth: number} {
 	const groups = PATTERN.exec(id)?.groups;
 	return {time: groups?.['time'] ?? id, nth: Number(groups?.['suffix'] ?? 1)};

@@ -2,7 +2,7 @@ import fs from 'node:fs/promises';
 import path from 'node:path';
 import {asError, errnoOf, QuiesceError, UsageError} from '../errors.ts';
 import {fileError, readDocument} from './durable-files.ts';
-import {decodeVmName, MACHINE_FILE, MANIFEST_FILE, pointFolder, vmFolder, VMS_FOLDER} from './layout.ts';
+import {decodeVmName, EXPIRED_FILE, MACHINE_FILE, MANIFEST_FILE, pointFolder, vmFolder, VMS_FOLDER} from './layout.ts';
 import {type Machine, parseMachine} from './machine.ts';
 import {parseManifest, type PointManifest} from './manifest.ts';
 import {comparePointIds, isPointId} from './point-id.ts';
@@ -48,9 +48,9 @@ export async function readPoint(repository: Repository, vm: string, id: string):
 	return load(repository, vm, id);
 }
 
-async function load(repository: Repository, vm: string, id: string): Promise<Point> {
+async function load(repository: Repository, vm: string, id: string, document = MANIFEST_FILE): Promise<Point> {
 	const folder = pointFolder(repository.path, vm, id);
-	const file = path.join(folder, MANIFEST_FILE);
+	const file = path.join(folder, document);
 	const manifest = parseManifest(await readOf(file), file);
 	if (manifest.id !== id || manifest.vm !== vm) {
 		throw new QuiesceError('DAMAGED', `${file} is that of another point: ${manifest.id} of ${manifest.vm}`);
@@ -77,39 +77,49 @@ export async function resolvePoint(repository: Repository, vm: string, asked?: s
 	return load(repository, vm, id);
 }
 
-/**
- * A point and those that its images are backed by, from the full on. Throws `DAMAGED` if one is missing, or if they do
- * not lead to a full of this chain.
- */
-export async function readChain(repository: Repository, point: Point): Promise<readonly Point[]> {
-	const chain = [point];
-	for (let {parent} = point.manifest; parent !== null;) {
-		if (chain.some(({id}) => id === parent)) throw new QuiesceError('DAMAGED', `point ${parent} is its own ancestor`);
-		const child = chain[0] ?? point;
-		const next = await readParent(repository, child, parent);
-		if (next.manifest.chain !== point.manifest.chain) {
-			throw new QuiesceError('DAMAGED', `point ${parent} is of another chain than point ${child.id}, its child`);
+/** The visible points and those that are to go, as far as their documents can be read: all that an image can lie on. */
+export async function listStored(repository: Repository, vm: string): Promise<readonly StoredPoint[]> {
+	const stored: StoredPoint[] = [];
+	for (const id of (await foldersIn(vmFolder(repository.path, vm))).filter(isPointId).sort(comparePointIds)) {
+		try {
+			stored.push(await readStored(repository, vm, id));
+		} catch (error) {
+			if (!(error instanceof QuiesceError) || error.code !== 'DAMAGED') throw error;
 		}
-		chain.unshift(next);
-		({parent} = next.manifest);
 	}
-	return chain;
+	return stored;
 }
 
-async function readParent(repository: Repository, child: Point, parent: string): Promise<Point> {
-	try {
-		return await readPoint(repository, child.manifest.vm, parent);
-	} catch (error) {
-		if (!(error instanceof UsageError)) throw error;
-		throw new QuiesceError(
-			'DAMAGED',
-			`point ${child.id} of ${child.manifest.vm} needs point ${parent}, which is missing`,
-		);
+/** A point that may have ceased to be visible, since it is to go and others still need its images. */
+export interface StoredPoint extends Point {
+	readonly state: 'visible' | 'expired';
+}
+
+/** Throws `DAMAGED` if there is no such point, visible or not, or if its document cannot be read. */
+export async function readStored(repository: Repository, vm: string, id: string): Promise<StoredPoint> {
+	const folder = pointFolder(repository.path, vm, id);
+	if (await isThere(path.join(folder, EXPIRED_FILE))) {
+		return {state: 'expired', ...(await load(repository, vm, id, EXPIRED_FILE))};
 	}
+	return {state: 'visible', ...(await load(repository, vm, id))};
 }
 
 async function pointIds(repository: Repository, vm: string): Promise<readonly string[]> {
-	return (await foldersIn(vmFolder(repository.path, vm))).filter(isPointId).sort(comparePointIds);
+	const ids = (await foldersIn(vmFolder(repository.path, vm))).filter(isPointId).sort(comparePointIds);
+	const expired = await Promise.all(
+		ids.map(id => isThere(path.join(pointFolder(repository.path, vm, id), EXPIRED_FILE))),
+	);
+	return ids.filter((_, index) => expired[index] !== true);
+}
+
+async function isThere(file: string): Promise<boolean> {
+	try {
+		await fs.lstat(file);
+		return true;
+	} catch (error) {
+		if (['ENOENT', 'ENOTDIR'].includes(errnoOf(error) ?? '')) return false;
+		throw fileError('read', file, error);
+	}
 }
 
 /** Real folders only: a link might lead out of the repository. */

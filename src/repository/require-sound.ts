@@ -1,21 +1,23 @@
 import path from 'node:path';
 import {QuiesceError} from '../errors.ts';
 import {requireNoForeignFiles} from '../images/qcow2-header.ts';
+import {readDiskChain} from './disk-chain.ts';
 import {sumProgress} from './hash-file.ts';
-import {type Point, readChain} from './points.ts';
+import type {Point} from './points.ts';
 import type {Repository} from './repository.ts';
-import {backingOf, verifyFiles} from './verify-point.ts';
+import {contentProblem} from './verify-content.ts';
+import {verifyFiles} from './verify-point.ts';
 
 export interface SoundnessOptions {
 	readonly signal?: AbortSignal | undefined;
-	/** Of the stored files that are read, those of parents included. */
+	/** Of the stored files that are read, those of points beneath included. */
 	readonly onProgress: (bytesRead: number, bytesTotal: number) => void;
 }
 
 /**
- * Checks all files that are read when the named disks of a point are, in it and in its parents: documents, sizes,
+ * Checks all files that are read when the named disks of a point are, in it and in the points beneath: documents, sizes,
  * checksums, and that the images name no files but each other. Throws `DAMAGED` with the first that is not as it was
- * written. Opens no image with QEMU.
+ * written. Only what is not known by its files' checksums is opened with QEMU, and compared with what it is to show.
  */
 export async function requireSound(
 	repository: Repository,
@@ -23,23 +25,30 @@ export async function requireSound(
 	disks: readonly string[],
 	{signal, onProgress}: SoundnessOptions,
 ): Promise<void> {
-	const chain = (await readChain(repository, point)).map((link, index, links) => ({
-		link,
-		parent: links[index - 1],
-		stored: link.manifest.disks.filter(({name}) => disks.includes(name)),
-	}));
-	const bytesTotal = chain.flatMap(({stored}) => stored).reduce((sum, {storedBytes}) => sum + storedBytes, 0);
+	const wanted = point.manifest.disks.filter(({name}) => disks.includes(name));
+	const chains = await Promise.all(wanted.map(disk => readDiskChain(repository, point, disk)));
+	const known = chains.filter(({knownBy}) => knownBy === 'files').flatMap(({links}) => links);
+	const points = new Map(known.map(link => [link.point.id, link.point]));
+	points.set(point.id, point);
+	for (const id of chains.flatMap(({unsettled}) => unsettled)) points.delete(id);
+	const bytesTotal = known.reduce((sum, {disk}) => sum + disk.storedBytes, 0);
 	const onFile = sumProgress(bytesTotal, onProgress);
-	for (const {link, parent, stored} of chain) {
-		const {problems} = await verifyFiles(link, stored, {signal, onProgress: onFile});
+	for (const each of points.values()) {
+		const stored = known.filter(link => link.point.id === each.id).map(({disk}) => disk);
+		const {problems} = await verifyFiles(each, stored, {signal, onProgress: onFile});
 		const [first] = problems;
-		if (first) throw damaged(path.join(link.folder, first.file), first.problem);
-		for (const disk of stored) {
-			const file = path.join(link.folder, disk.file);
-			const {sizeBytes, state} = await requireNoForeignFiles(file, backingOf(parent, disk));
+		if (first) throw damaged(path.join(each.folder, first.file), first.problem);
+	}
+	for (const {links} of chains) {
+		for (const {file, disk, backingFile} of links) {
+			const {sizeBytes, state} = await requireNoForeignFiles(file, backingFile);
 			if (state === 'marked-corrupt') throw damaged(file, 'QEMU has marked it as corrupt');
 			if (sizeBytes !== disk.sizeBytes) throw damaged(file, `it holds ${sizeBytes} bytes, not ${disk.sizeBytes}`);
 		}
+	}
+	for (const chain of chains.filter(({knownBy}) => knownBy === 'content')) {
+		const problem = await contentProblem(chain, {signal});
+		if (problem !== undefined) throw damaged(chain.links.at(-1)?.file ?? '', problem);
 	}
 }
 

@@ -1,16 +1,18 @@
 import fs from 'node:fs/promises';
 import path from 'node:path';
-import {asError, errnoOf, QuiesceError, UsageError} from '../errors.ts';
+import {asError, errnoOf, QuiesceError} from '../errors.ts';
 import {systemReason} from '../images/plain-file.ts';
 import {checkImage, imageInfo} from '../images/qemu-img.ts';
 import {requireNoForeignFiles} from '../images/qcow2-header.ts';
+import {type DiskChain, type DiskLink, readDiskChain} from './disk-chain.ts';
 import {readDocument} from './durable-files.ts';
 import {type HashOptions, hashFiles} from './hash-file.ts';
-import {backingFileName, MACHINE_FILE, MANIFEST_FILE, SUMS_FILE} from './layout.ts';
+import {MACHINE_FILE, MANIFEST_FILE, SUMS_FILE} from './layout.ts';
 import type {StoredDisk} from './manifest.ts';
 import {type Point, readMachine, readPoint} from './points.ts';
 import type {Repository} from './repository.ts';
 import {parseSums} from './sums.ts';
+import {contentProblem} from './verify-content.ts';
 
 export interface FileProblem {
 	/** In the point's folder. */
@@ -28,16 +30,22 @@ export interface PointVerification {
 	readonly bytesRead: number;
 }
 
+export interface VerifyPointOptions extends HashOptions {
+	/** Compare what the guest would see with the hashes of what it saw, also where the files' checksums vouch for it. */
+	readonly depth?: 'files' | 'content' | undefined;
+	/** Images of other points that were found sound or not already, by their path: one that many lie on is read once. */
+	readonly known?: Map<string, string | undefined> | undefined;
+}
+
 /**
- * Checks all that can be told of a point by its files: documents, sizes, checksums and the images' structure. Damage is
- * the result and not thrown; `vm` and `id` must name a point. A point may need its parents, which are checked
- * by themselves.
+ * Checks all that can be told of a point: documents, sizes, checksums, the images' structure, and the images of other
+ * points that its own lie on. Damage is the result and not thrown; `vm` and `id` must name a point.
  */
 export async function verifyPoint(
 	repository: Repository,
 	vm: string,
 	id: string,
-	options: HashOptions = {},
+	{depth = 'files', known = new Map(), ...options}: VerifyPointOptions = {},
 ): Promise<PointVerification> {
 	let point: Point;
 	try {
@@ -45,19 +53,62 @@ export async function verifyPoint(
 	} catch (error) {
 		return {point: id, problems: [{file: MANIFEST_FILE, problem: damageOf(error)}], warnings: [], bytesRead: 0};
 	}
-	const {manifest} = point;
-	const parent = await parentOf(repository, point);
-	const {problems, bytesRead} = await verifyFiles(point, manifest.disks, options);
-	if (typeof parent === 'string') problems.push({file: MANIFEST_FILE, problem: parent});
+	const problems: FileProblem[] = [];
 	const warnings: FileProblem[] = [];
-	const broken = new Set(problems.map(({file}) => file));
-	for (const disk of manifest.disks) {
-		if (broken.has(disk.file) || typeof parent === 'string') continue;
-		const {problems: found, warnings: wasted} = await verifyImage(point, parent, disk, options.signal);
+	const chains = new Map<StoredDisk, DiskChain>();
+	for (const disk of point.manifest.disks) {
+		try {
+			chains.set(disk, await readDiskChain(repository, point, disk));
+		} catch (error) {
+			problems.push({file: disk.file, problem: damageOf(error)});
+		}
+	}
+	const isSettled = [...chains.values()].every(({unsettled}) => !unsettled.includes(id));
+	const own = point.manifest.disks.filter(disk => isSettled || chains.get(disk)?.knownBy === 'files');
+	const files = isSettled ? await verifyFiles(point, own, options) : {problems: [], bytesRead: 0};
+	problems.push(...files.problems);
+	let {bytesRead} = files;
+	for (const [disk, chain] of chains) {
+		if (problems.some(({file}) => file === disk.file)) continue;
+		const beneath = chain.links.slice(0, -1);
+		for (const link of beneath) {
+			if (!known.has(link.file)) {
+				const {problem, bytes} = await linkProblem(link, chain.knownBy, options);
+				known.set(link.file, problem);
+				bytesRead += bytes;
+			}
+			const problem = known.get(link.file);
+			if (problem !== undefined) problems.push({file: path.relative(point.folder, link.file), problem});
+		}
+		if (problems.some(({file}) => file.startsWith('..'))) continue;
+		const {problems: found, warnings: wasted} = await verifyImage(chain, options.signal);
 		problems.push(...found.map(problem => ({file: disk.file, problem})));
 		warnings.push(...wasted.map(problem => ({file: disk.file, problem})));
+		if (found.length > 0 || (depth === 'files' && chain.knownBy === 'files')) continue;
+		const content = await contentProblem(chain, options);
+		if (content !== undefined) problems.push({file: disk.file, problem: content});
 	}
 	return {point: id, problems, warnings, bytesRead};
+}
+
+/** Of an image of another point: its checksum where it has one, else its structure alone. */
+async function linkProblem(
+	{file, disk, backingFile}: DiskLink,
+	knownBy: DiskChain['knownBy'],
+	options: HashOptions,
+): Promise<{problem?: string; bytes: number}> {
+	try {
+		await requireNoForeignFiles(file, backingFile);
+		if (knownBy === 'files' && disk.sha256 !== null) {
+			const hash = (await hashFiles([file], {signal: options.signal})).get(file);
+			if (!hash || hash instanceof Error) return {problem: damageOf(hash), bytes: 0};
+			if (hash.sha256 !== disk.sha256) return {problem: 'its checksum is wrong', bytes: hash.bytes};
+			return {bytes: hash.bytes};
+		}
+		return {bytes: 0};
+	} catch (error) {
+		return {problem: damageOf(error), bytes: 0};
+	}
 }
 
 /** Checks the documents of a point, and the sizes and checksums of the images of `disks`; opens none. */
@@ -79,13 +130,14 @@ export async function verifyFiles(
 		[MANIFEST_FILE, sums?.get(MANIFEST_FILE)],
 		[MACHINE_FILE, sums?.get(MACHINE_FILE)],
 	]);
-	for (const disk of disks) {
-		if (sums?.has(disk.file) && sums.get(disk.file) !== disk.sha256) {
-			report(SUMS_FILE, `it and ${MANIFEST_FILE} disagree on ${disk.file}`);
+	for (const {file, sha256, storedBytes, hashes} of disks) {
+		if (sha256 !== null && sums?.has(file) && sums.get(file) !== sha256) {
+			report(SUMS_FILE, `it and ${MANIFEST_FILE} disagree on ${file}`);
 		}
-		const problem = await sizeProblem(path.join(point.folder, disk.file), disk.storedBytes);
-		if (problem === undefined) wanted.set(disk.file, disk.sha256);
-		else report(disk.file, problem);
+		const problem = await sizeProblem(path.join(point.folder, file), storedBytes);
+		if (problem !== undefined) report(file, problem);
+		else if (sha256 !== null) wanted.set(file, sha256);
+		if (hashes !== null) wanted.set(hashes, sums?.get(hashes));
 	}
 	for (const file of problems.map(({file}) => file)) if (file === MACHINE_FILE) wanted.delete(file);
 	const hashes = await hashFiles(
@@ -102,16 +154,10 @@ export async function verifyFiles(
 	return {problems, bytesRead};
 }
 
-/** How the parent's image of the same disk is called from a point's folder; null if the disk's image stands alone. */
-export function backingOf(parent: Point | undefined, disk: StoredDisk): string | null {
-	const beneath = parent?.manifest.disks.find(({name}) => name === disk.name);
-	return parent && beneath ? backingFileName(parent.id, beneath.file) : null;
-}
-
-async function verifyImage(point: Point, parent: Point | undefined, disk: StoredDisk, signal?: AbortSignal) {
-	const file = path.join(point.folder, disk.file);
+async function verifyImage({links}: DiskChain, signal?: AbortSignal) {
+	const {file, disk, backingFile} = links.at(-1) ?? links[0];
 	try {
-		await requireNoForeignFiles(file, backingOf(parent, disk));
+		await requireNoForeignFiles(file, backingFile);
 		const {virtualSizeBytes, state} = await imageInfo(file, 'qcow2', signal);
 		const {problems, warnings} = await checkImage(file, 'qcow2', signal);
 		const found = [...problems];
@@ -127,25 +173,21 @@ async function verifyImage(point: Point, parent: Point | undefined, disk: Stored
 	}
 }
 
+/** The files of a disk that SHA256SUMS lists. */
+export function summedFiles({file, sha256, hashes}: Pick<StoredDisk, 'file' | 'sha256' | 'hashes'>): string[] {
+	return [...(sha256 === null ? [] : [file]), ...(hashes === null ? [] : [hashes])];
+}
+
 /** SHA256SUMS, which must list the files of the point and no others. */
 async function sumsOf({folder, manifest}: Point): Promise<ReadonlyMap<string, string>> {
 	const file = path.join(folder, SUMS_FILE);
 	const sums = parseSums(await readDocument(file), file);
-	const due = [MANIFEST_FILE, MACHINE_FILE, ...manifest.disks.map(disk => disk.file)];
+	const due = [MANIFEST_FILE, MACHINE_FILE, ...manifest.disks.flatMap(summedFiles)];
 	const missing = due.filter(name => !sums.has(name));
 	const strange = [...sums.keys()].filter(name => !due.includes(name));
 	if (missing.length > 0) throw new QuiesceError('DAMAGED', `it does not list ${missing.join(', ')}`);
 	if (strange.length > 0) throw new QuiesceError('DAMAGED', `it lists ${strange.join(', ')}, not part of the point`);
 	return sums;
-}
-
-async function parentOf(repository: Repository, {manifest}: Point): Promise<Point | undefined | string> {
-	if (manifest.parent === null) return undefined;
-	try {
-		return await readPoint(repository, manifest.vm, manifest.parent);
-	} catch (error) {
-		return error instanceof UsageError ? `its parent ${manifest.parent} is missing` : damageOf(error);
-	}
 }
 
 async function sizeProblem(file: string, bytes: number): Promise<string | undefined> {

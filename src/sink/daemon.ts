@@ -1,19 +1,15 @@
 import fs from 'node:fs/promises';
-import path from 'node:path';
 import {objectName} from '../block/names.ts';
 import {QuiesceError} from '../errors.ts';
-import {createImage} from '../images/qemu-img.ts';
 import {shrinkImage} from '../images/shrink-image.ts';
 import {ALIGNMENT_BYTES, type DaemonImage, StorageDaemon} from '../images/storage-daemon.ts';
 import {yank} from '../jobs/yank.ts';
 import {QmpCommandError} from '../qmp/errors.ts';
 import type {QmpBlockdevOptions} from '../qmp/schema.ts';
+import {hashWrites} from './hash-writes.ts';
+import {makeImage} from './make-image.ts';
+import {socketIn} from './nbd-socket.ts';
 import type {Sink, SinkContext} from './sink.ts';
-
-/** In the run's folder: whatever serves it is the run's, and a later run ends it. */
-export function socketIn(folder: string): string {
-	return path.join(folder, 'nbd.sock');
-}
 
 /**
  * The images are opened by a storage daemon of ours, and the VM's QEMU writes to it over a Unix socket: it never opens
@@ -23,12 +19,12 @@ export async function openDaemonSink(context: SinkContext): Promise<Sink> {
 	const {qmp, run, folder, compression} = context;
 	const socket = socketIn(folder);
 	const images = new Map<string, DaemonImage>();
-	for (const [index, {name, path: file, sizeBytes}] of context.disks.entries()) {
-		images.set(name, {name: `disk${index}`, path: file, sizeBytes, compress: compression === 'zstd'});
+	for (const [index, {name, path: file, sizeBytes, base}] of context.disks.entries()) {
+		// Clusters that are there already cannot be written compressed (block/qcow2.c qcow2_co_pwritev_compressed_part).
+		const compress = compression === 'zstd' && base?.kind !== 'clone';
+		images.set(name, {name: `disk${index}`, path: file, sizeBytes, compress, recordsWrites: true});
 	}
-	await Promise.all(
-		[...images.values()].map(image => createImage(image.path, {sizeBytes: roundUp(image.sizeBytes), compression})),
-	);
+	await Promise.all(context.disks.map(disk => makeImage(disk, roundUp(disk.sizeBytes), compression)));
 	const daemon = await StorageDaemon.start(socket, {record: context.transcript?.of('daemon')});
 	const targets = [...images.keys()].map(disk => objectName(run, disk, 'target'));
 	// A daemon on a dead file system outlives SIGKILL: nobody is to wait for it, or to reach it again. In this order, since
@@ -57,10 +53,18 @@ export async function openDaemonSink(context: SinkContext): Promise<Sink> {
 			// loop, and the guest with it, when it closes a node that is connected.
 			await yank(qmp, targets);
 			for (const target of targets) await qmp.execute('blockdev-del', {'node-name': target});
+			await Promise.all(
+				context.disks.map(async disk => {
+					const image = images.get(disk.name);
+					if (!image) return;
+					const {exportName, context: written} = await daemon.shareWrites(image);
+					await hashWrites(disk, {socket, name: exportName, context: written}, context.signal);
+				}),
+			);
 			for (const image of images.values()) await daemon.settle(image);
 			await daemon.stop();
-			for (const image of images.values()) {
-				if (image.sizeBytes !== roundUp(image.sizeBytes)) await shrinkImage(image.path, image.sizeBytes);
+			for (const {path: file, sizeBytes, base} of context.disks) {
+				if (sizeBytes !== roundUp(sizeBytes) && base?.kind !== 'clone') await shrinkImage(file, sizeBytes);
 			}
 		},
 		abandon: stopAll,

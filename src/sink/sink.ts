@@ -1,3 +1,4 @@
+import type {HashRecord} from '../images/hash-records.ts';
 import type {QmpConnection} from '../qmp/connection.ts';
 import type {Transcript} from '../qmp/transcript.ts';
 
@@ -8,7 +9,20 @@ export interface SinkDisk {
 	/** The qcow2 file to be made; it must not exist. */
 	readonly path: string;
 	readonly sizeBytes: number;
+	/** Takes what was written to the image, as hashes. */
+	readonly keepHashes: KeepHashes;
+	/** What the file begins as; undefined for an empty image that stands alone. */
+	readonly base?: ImageBase | undefined;
 }
+
+/** The records are of what one image stores: all of it, or what was written to a clone. */
+export type KeepHashes = (records: AsyncIterable<HashRecord>) => Promise<void>;
+
+export type ImageBase =
+	/** An empty image over another one, as the new one is to name it. */
+	| {readonly kind: 'chain'; readonly backingFile: string}
+	/** A copy of another image that shares its clusters. */
+	| {readonly kind: 'clone'; readonly of: string};
 
 export interface SinkContext {
 	/** The VM's monitor. */
@@ -21,6 +35,8 @@ export interface SinkContext {
 	/** The user that QEMU runs as, where it is known and another than ours. */
 	readonly qemuUid?: number | undefined;
 	readonly transcript?: Transcript | undefined;
+	/** Ends the hashing of what was written. */
+	readonly signal?: AbortSignal | undefined;
 }
 
 /** Where a job of the VM's QEMU writes the copies to. One that is open is settled or abandoned by whoever opened it. */
@@ -31,7 +47,10 @@ export interface Sink {
 	readonly jobCompresses: boolean;
 	/** Rejects when the sink breaks while it is in use. Never resolves. */
 	readonly broken: Promise<never>;
-	/** After the jobs: closes everything. When it returns the files are whole and on disk, or it has thrown. */
+	/**
+	 * After the jobs: hands over the hashes of what was written, and closes everything. When it returns the files are whole
+	 * and on disk, or it has thrown.
+	 */
 	settle(): Promise<void>;
 	/**
 	 * After a failure, and once no job writes any more: gives up what is outside of QEMU. The nodes inside have names of

@@ -4,7 +4,7 @@ import path from 'node:path';
 import {onTestFinished, vi} from 'vitest';
 import {QmpConnection} from '../../src/qmp/connection.ts';
 import {type RealQemu, startQemu} from '../support/real-qemu.ts';
-import {temporaryFolder} from '../repository/fixture.ts';
+import {qemuImg, temporaryFolder} from '../repository/fixture.ts';
 
 export const MIB = 1024 * 1024;
 
@@ -19,6 +19,12 @@ export interface BareDisk {
 	readonly iothread?: boolean;
 	/** Others may write to its node too. */
 	readonly shared?: boolean;
+	/** Of its image; raw by default. */
+	readonly format?: 'raw' | 'qcow2';
+	/** Another image than the one that is made for it. */
+	readonly image?: string;
+	/** Its `-blockdev` without a node's name, where it is no file in a format of these. */
+	readonly blockdev?: string;
 }
 
 /** A VM whose processors never run: the test is its guest. */
@@ -27,7 +33,7 @@ export interface BareVm extends RealQemu {
 	readonly qmp: QmpConnection;
 	/** Writes through the device, as the guest would, with a byte of its own. */
 	write(disk: string, pattern: number, offset: number, bytes: number): Promise<void>;
-	/** The raw file behind a disk. */
+	/** The image behind a disk. */
 	file(disk: string): string;
 }
 
@@ -65,19 +71,31 @@ export async function qemuIo(qmp: QmpConnection, device: string, command: string
 	if (said.trim() !== '') throw new Error(said);
 }
 
-/** A q35 with its disks as raw files in a folder of its own. */
+export interface BareVmOptions {
+	readonly name?: string | null;
+	readonly uuid?: string;
+	readonly args?: readonly string[];
+	/** Where the images are: those that are there already are used as they are. */
+	readonly folder?: string;
+}
+
+/** A q35 with its disks as files in a folder of its own. */
 export async function startVm(
 	disks: readonly BareDisk[],
-	{name = 'web', args = []}: {name?: string | null; args?: readonly string[]} = {},
+	{name = 'web', uuid = randomUUID(), args = [], folder = temporaryFolder()}: BareVmOptions = {},
 ): Promise<BareVm> {
-	const folder = temporaryFolder();
 	fs.chmodSync(folder, 0o755);
-	const file = (disk: string) => path.join(folder, `${disk}.raw`);
-	for (const {name: disk, sizeBytes, fill = 0} of disks) fs.writeFileSync(file(disk), Buffer.alloc(sizeBytes, fill));
+	const file = (disk: string) => {
+		const {format = 'raw', image} = disks.find(candidate => candidate.name === disk)!;
+		return image ?? path.join(folder, `${disk}.${format}`);
+	};
+	for (const disk of disks) {
+		if (disk.blockdev === undefined && !fs.existsSync(file(disk.name))) makeImage(disk, file(disk.name));
+	}
 	const qemu = await startQemu(
 		...['-M', 'q35', '-S'],
 		// Runs on VMs of one identity would wait for one another, also in tests that run at the same time.
-		...(name === null ? [] : ['-name', name, '-uuid', randomUUID()]),
+		...(name === null ? [] : ['-name', name, '-uuid', uuid]),
 		...disks.flatMap(disk => diskArgs(disk, file(disk.name))),
 		...args,
 	);
@@ -91,14 +109,28 @@ export async function startVm(
 	};
 }
 
+function makeImage({sizeBytes, fill = 0, format = 'raw'}: BareDisk, file: string): void {
+	const raw = format === 'raw' ? file : `${file}.raw`;
+	fs.writeFileSync(raw, Buffer.alloc(sizeBytes, fill));
+	if (format === 'raw') return;
+	qemuImg('convert', '-f', 'raw', '-O', format, raw, file);
+	fs.rmSync(raw);
+}
+
 const byDefault = Number(process.env['QUIESCE_TEST_IOTHREADS'] ?? 0) > 0;
 
-function diskArgs({name, by = 'blockdev', iothread = byDefault, shared = false}: BareDisk, file: string): string[] {
+function diskArgs(
+	{name, by = 'blockdev', iothread = byDefault, shared = false, format = 'raw', blockdev}: BareDisk,
+	file: string,
+): string[] {
 	const drive = by === 'drive' ? `drive-${name}` : `${name}-node`;
 	return [
 		...(by === 'drive'
-			? ['-drive', `if=none,id=${drive},format=raw,file=${file}`]
-			: ['-blockdev', `driver=raw,node-name=${drive},file.driver=file,file.filename=${file}`]),
+			? ['-drive', `if=none,id=${drive},format=${format},discard=unmap,file=${file}`]
+			: [
+					'-blockdev',
+					`node-name=${drive},discard=unmap,${blockdev ?? `driver=${format},file.driver=file,file.filename=${file}`}`,
+				]),
 		...(iothread ? ['-object', `iothread,id=io-${name}`] : []),
 		'-device',
 		`virtio-blk-pci,id=${name},drive=${drive}${iothread ? `,iothread=io-${name}` : ''}${shared ? ',share-rw=on' : ''}`,

@@ -7,7 +7,7 @@ import {QuiesceError, UsageError} from '../../src/errors.ts';
 import {processServing} from '../../src/host/processes.ts';
 import type {BackupMessage} from '../../src/operations/backup-messages.ts';
 import {QmpDisconnectedError} from '../../src/qmp/errors.ts';
-import {socketIn} from '../../src/sink/daemon.ts';
+import {socketIn} from '../../src/sink/nbd-socket.ts';
 import {type BareVm, executeAny, inside, MIB, ownRuntimeFolder, startVm} from '../jobs/bare-vm.ts';
 import {
 	compare,

@@ -12,7 +12,7 @@ import {recover, type RecoverRequest} from '../../src/operations/recover.ts';
 import {removeLeftovers} from '../../src/operations/leftovers.ts';
 import {QmpSchema} from '../../src/qmp/introspection.ts';
 import {beginRun, runFolders} from '../../src/operations/run.ts';
-import {socketIn} from '../../src/sink/daemon.ts';
+import {socketIn} from '../../src/sink/nbd-socket.ts';
 import {
 	type BareVm,
 	eventually,

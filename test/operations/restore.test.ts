@@ -13,6 +13,7 @@ import {
 	forgeSums,
 	machine,
 	makePoint,
+	onTopOf,
 	qemuImg,
 	temporaryFolder,
 	temporaryMount,
@@ -211,8 +212,8 @@ test('an incremental comes back with what it is backed by, if all of that is sou
 	const image = partial.path('vda.qcow2');
 	qemuImg('create', '-q', '-f', 'qcow2', '-F', 'qcow2', '-b', `../${full.id}/vda.qcow2`, image);
 	execFileSync('qemu-io', ['-f', 'qcow2', '-c', 'write -P 7 1M 64k', image]);
-	const disks = [{name: 'vda', file: 'vda.qcow2', sizeBytes: 4 * MIB, format: 'raw', deviceType: null}];
-	await partial.finish({...draft, kind: 'incremental', parent: full.id, chain: full.id, disks}, machine);
+	const stored = {name: 'vda', file: 'vda.qcow2', sizeBytes: 4 * MIB, format: 'raw', deviceType: null};
+	await partial.finish({...draft, disks: [{...stored, ...onTopOf(full.id)}]}, machine);
 	const {disks: restored} = await finished(repository, {to: temporaryFolder()});
 	const expected = fs.readFileSync(sources.get('vda')!).fill(7, MIB, MIB + 65_536);
 	expect(fs.readFileSync(restored[0]!.path).equals(expected)).toBe(true);

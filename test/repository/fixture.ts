@@ -5,7 +5,7 @@ import os from 'node:os';
 import path from 'node:path';
 import {onTestFinished} from 'vitest';
 import type {Machine} from '../../src/repository/machine.ts';
-import {createPartialPoint, type PointDraft} from '../../src/repository/partial-point.ts';
+import {createPartialPoint, type DiskDraft, type PointDraft} from '../../src/repository/partial-point.ts';
 import type {Point} from '../../src/repository/points.ts';
 import {openOrCreateRepository, type Repository} from '../../src/repository/repository.ts';
 
@@ -23,13 +23,11 @@ export const machine: Machine = {
 
 export const draft: PointDraft = {
 	uuid: null,
-	kind: 'full',
-	parent: null,
 	cutAt: '2026-11-21T08:00:00.000Z',
 	consistency: 'quiesced',
 	freeze: {fileSystems: 2, freezeSeconds: 0.01, heldSeconds: 0.002, thawSeconds: 0.003},
 	standstill: null,
-	qemu: {version: '7.2.22', package: 'Debian'},
+	qemu: {version: '7.2.22', package: 'Debian', process: null},
 	tool: {version: '0.1.0'},
 	method: 'push',
 	sink: 'daemon',
@@ -38,6 +36,24 @@ export const draft: PointDraft = {
 	skipped: [],
 	warnings: [],
 };
+
+/** What a disk has that is a full of its own. */
+export const full = {
+	kind: 'full',
+	reason: null,
+	parent: null,
+	chain: null,
+	layout: 'alone',
+	backing: null,
+	hashes: null,
+	bitmap: null,
+	source: null,
+} as const satisfies Partial<DiskDraft>;
+
+/** As {@link full}, on the image of the point `parent`. */
+export function onTopOf(parent: string): Omit<DiskDraft, 'name' | 'file' | 'sizeBytes' | 'format' | 'deviceType'> {
+	return {...full, kind: 'incremental', parent, chain: parent, layout: 'chain', backing: parent};
+}
 
 export const eight = new Date('2026-11-21T08:00:00.000Z');
 
@@ -58,6 +74,21 @@ export function temporaryMount(megabytes: number): string {
 		execFileSync('umount', ['-l', folder]);
 	});
 	return folder;
+}
+
+/** A file system whose files can share their data, in a file that is mounted; unmounted after the test. */
+export function cloningMount(kind: 'xfs' | 'btrfs', megabytes = 400): string {
+	const [folder, image] = [temporaryFolder(), path.join(temporaryFolder(), 'file-system')];
+	fs.writeFileSync(image, '');
+	fs.truncateSync(image, megabytes * 1024 * 1024);
+	execFileSync(`mkfs.${kind}`, ['-q', image]);
+	execFileSync('mount', ['-o', 'loop', image, folder]);
+	onTestFinished(() => {
+		execFileSync('umount', ['-l', folder]);
+	});
+	const repository = path.join(folder, 'repository');
+	fs.mkdirSync(repository);
+	return repository;
 }
 
 export function emptyRepository(): Promise<Repository> {
@@ -101,7 +132,7 @@ export async function makePoint(
 		const source = path.join(folder, `${name}.raw`);
 		writeSource(source, sizeBytes);
 		toStored(source, partial.path(`${name}.qcow2`));
-		const stored = {name, file: `${name}.qcow2`, sizeBytes, format, deviceType: 'virtio-blk-pci'};
+		const stored = {name, file: `${name}.qcow2`, sizeBytes, format, deviceType: 'virtio-blk-pci', ...full};
 		return {name, source, stored};
 	});
 	const point = await partial.finish({...draft, disks: disks.map(({stored}) => stored)}, machine);

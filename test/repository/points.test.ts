@@ -55,10 +55,10 @@ test('a point keeps what it was given, and members that are not known', async ()
 	const {point} = await makePoint(repository);
 	const read = await readPoint(repository, 'web', point.id);
 	expect(read).toEqual(point);
-	expect(read.manifest).toMatchObject({vm: 'web', run: 'r1', kind: 'full', chain: point.id, parent: null});
-	expect(read.manifest.disks.map(({name, sizeBytes}) => [name, sizeBytes])).toEqual([
-		['vda', 4 * 1024 * 1024],
-		['vdb', 540_672],
+	expect(read.manifest).toMatchObject({vm: 'web', run: 'r1', kind: 'full'});
+	expect(read.manifest.disks.map(({name, sizeBytes, chain}) => [name, sizeBytes, chain])).toEqual([
+		['vda', 4 * 1024 * 1024, point.id],
+		['vdb', 540_672, point.id],
 	]);
 	await expect(readMachine(point)).resolves.toEqual(machine);
 	const future = parseManifest(JSON.stringify({...read.manifest, protectedBy: 'me'}), 'x');
@@ -69,12 +69,20 @@ test('a manifest that cannot be read makes a damaged point, not an error', async
 	const repository = await emptyRepository();
 	const {folder, id, manifest} = await quickPoint(repository, 'web', eight);
 	const file = path.join(folder, 'point.json');
+	const other = '2020-01-01T00-00-00Z';
+	const disk = {
+		...{name: 'vda', file: 'vda.qcow2', sizeBytes: 1, storedBytes: 1, format: 'raw', deviceType: null},
+		sha256: '0'.repeat(64),
+	};
 	const cases: [string, string][] = [
 		['', 'is not JSON'],
 		[JSON.stringify({...manifest, format: 2}), 'has format 2, and this program reads 1'],
 		[JSON.stringify({...manifest, vm: 'db'}), 'is that of another point'],
-		[JSON.stringify({...manifest, chain: '2020-01-01T00-00-00Z'}), 'a full begins its own chain'],
-		[JSON.stringify({...manifest, parent: '2020-01-01T00-00-00Z'}), 'a full has no parent'],
+		[JSON.stringify({...manifest, kind: 'incremental'}), 'its kind is not that of its disks'],
+		[JSON.stringify({...manifest, disks: [{...disk, parent: other}]}), 'a full has no parent'],
+		[JSON.stringify({...manifest, disks: [{...disk, backing: other}]}), 'an image of a chain lacks what is beneath it'],
+		[JSON.stringify({...manifest, disks: [{...disk, sha256: null}]}), 'a disk has no checksum'],
+		[JSON.stringify({...manifest, disks: [{...disk, hashes: disk.file}]}), 'two disks have the same file'],
 		[JSON.stringify({...manifest, cutAt: 'yesterday'}), 'cutAt: not a time in UTC'],
 	];
 	for (const [text, reason] of cases) {
@@ -100,4 +108,20 @@ test('no file name leads out of the point', async () => {
 	}
 	const twice = JSON.stringify({...point.manifest, disks: [disk, {...disk, name: 'vdb', file: 'VDA.qcow2'}]});
 	expect(() => parseManifest(twice, 'x')).toThrow('two disks have the same file');
+});
+
+test('a point of an earlier version is read as one whose disks are fulls that stand alone', async () => {
+	const repository = await emptyRepository();
+	const {point} = await makePoint(repository);
+	const {folder, id, manifest} = point;
+	const later = ['kind', 'reason', 'parent', 'chain', 'layout', 'backing', 'hashes', 'bitmap', 'source'];
+	const disks = manifest.disks.map(disk =>
+		Object.fromEntries(Object.entries(disk).filter(([member]) => !later.includes(member))),
+	);
+	fs.writeFileSync(
+		path.join(folder, 'point.json'),
+		JSON.stringify({...manifest, qemu: {version: '7.2.22', package: ''}, parent: null, chain: id, disks}),
+	);
+	const read = await readPoint(repository, 'web', id);
+	expect(read.manifest.disks).toEqual(manifest.disks);
 });

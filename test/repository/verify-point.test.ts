@@ -3,7 +3,7 @@ import path from 'node:path';
 import {expect, test} from 'vitest';
 import {createPartialPoint} from '../../src/repository/partial-point.ts';
 import {verifyPoint} from '../../src/repository/verify-point.ts';
-import {corrupt, draft, emptyRepository, forgeSums, machine, makePoint, qemuImg} from './fixture.ts';
+import {corrupt, draft, emptyRepository, forgeSums, machine, makePoint, onTopOf, qemuImg} from './fixture.ts';
 
 async function damagedBy(damage: (folder: string) => void) {
 	const repository = await emptyRepository();
@@ -139,11 +139,8 @@ test('an incremental may name the image of its parent, and needs it', async () =
 		const partial = await createPartialPoint(repository, 'web', new Date('2026-11-22T08:00:00Z'), 'r2');
 		const file = partial.path('vda.qcow2');
 		qemuImg('create', '-q', '-f', 'qcow2', '-F', 'qcow2', '-u', '-b', backing, file, '65536');
-		const disks = [{name: 'vda', file: 'vda.qcow2', sizeBytes: 65_536, format: 'raw', deviceType: null}];
-		const point = await partial.finish(
-			{...draft, kind: 'incremental', parent: full.id, chain: full.id, disks},
-			machine,
-		);
+		const stored = {name: 'vda', file: 'vda.qcow2', sizeBytes: 65_536, format: 'raw', deviceType: null};
+		const point = await partial.finish({...draft, disks: [{...stored, ...onTopOf(full.id)}]}, machine);
 		return verifyPoint(repository, 'web', point.id);
 	};
 	await expect(make(`../${full.id}/vda.qcow2`)).resolves.toMatchObject({problems: []});
@@ -152,7 +149,9 @@ test('an incremental may name the image of its parent, and needs it', async () =
 	});
 	fs.rmSync(full.folder, {recursive: true});
 	await expect(make(`../${full.id}/vda.qcow2`)).resolves.toMatchObject({
-		problems: [{file: 'point.json', problem: `its parent ${full.id} is missing`}],
+		problems: [
+			{file: 'vda.qcow2', problem: expect.stringMatching(/ needs point .* for vda, which is missing$/) as string},
+		],
 	});
 });
 

@@ -16,6 +16,8 @@ export interface RealQemu {
 	readonly pid: number;
 	/** SIGKILL; resolves once the process has ended. */
 	readonly kill: () => Promise<void>;
+	/** Resolves once the process has ended, however it does. */
+	readonly ended: Promise<void>;
 }
 
 /** `QUIESCE_TEST_QEMU` may be a command with arguments, such as a wrapper and the QEMU that it starts. */
@@ -55,7 +57,7 @@ export async function startQemu(...extraArgs: string[]): Promise<RealQemu> {
 		calling.stop();
 	}
 	const pid = child.pid!;
-	return {qmpPath: join(dir, 'qmp.sock'), secondQmpPath: join(dir, 'second-qmp.sock'), dir, pid, kill};
+	return {qmpPath: join(dir, 'qmp.sock'), secondQmpPath: join(dir, 'second-qmp.sock'), dir, pid, kill, ended};
 }
 
 /**

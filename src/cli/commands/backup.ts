@@ -1,10 +1,13 @@
 import {lastValueFrom, tap} from 'rxjs';
 import type {Argv} from 'yargs';
+import {GREATEST_GRANULARITY, LEAST_GRANULARITY} from '../../block/granularity.ts';
 import {CUT_METHODS} from '../../cut/cut.ts';
 import {MAX_STALL_SECONDS} from '../../cut/fleece.ts';
 import {UsageError} from '../../errors.ts';
 import {backup} from '../../operations/backup.ts';
 import type {BackupMessage, BackupRequest} from '../../operations/backup-messages.ts';
+import type {WishedKind} from '../../operations/decide-copy.ts';
+import {type CopyWishes, LAYOUTS} from '../../operations/plan-copies.ts';
 import {backupPrinter} from '../backup-printer.ts';
 import {toJson} from '../json.ts';
 import {parseBytes, parseDuration} from '../quantities.ts';
@@ -20,6 +23,10 @@ interface Options extends GlobalOptions, VmOptions, RepositoryOption {
 	readonly compress: BackupRequest['compression'];
 	readonly sink: BackupRequest['sink'];
 	readonly method?: BackupRequest['method'];
+	readonly kind: WishedKind;
+	readonly fullEvery?: string;
+	readonly granularity?: string;
+	readonly layout: CopyWishes['layout'];
 	readonly scratch?: string;
 	readonly maxStall: string;
 	readonly targetTimeout?: string;
@@ -31,8 +38,9 @@ interface Options extends GlobalOptions, VmOptions, RepositoryOption {
 export function build(yargs: Argv): Argv {
 	return repositoryOption(vmOptions(yargs))
 		.usage(
-			'$0 backup [VM] -r FOLDER\n\nTakes a full point of all disks of a running VM: cuts them at one instant, with the ' +
-				'file systems frozen, and copies them while the guest goes on. Prints VM@POINT.',
+			'$0 backup [VM] -r FOLDER\n\nTakes a point of all disks of a running VM: cuts them at one instant, with the ' +
+				'file systems frozen, and copies them while the guest goes on: all that they hold, or where it can be proved ' +
+				'what has changed since an earlier point, that. Prints VM@POINT.',
 		)
 		.option('quiesce', {
 			choices: ['require', 'try', 'never'] as const,
@@ -52,6 +60,21 @@ export function build(yargs: Argv): Argv {
 			describe:
 				'How the point is read; default fleece, which never lets the guest wait for the target, where the VM can',
 		})
+		.option('kind', {
+			choices: ['auto', 'full', 'incremental', 'differential'] as const,
+			default: 'auto',
+			describe: 'What to copy of each disk: what has changed since the last point or since the last full one, or all',
+		})
+		.option('full-every', {type: 'string', describe: 'Take a full when the last one is so old, such as 7d'})
+		.option('granularity', {
+			type: 'string',
+			describe: 'Bytes for one bit of the bitmaps that record changes; default 64K, more for disks over 4 TiB',
+		})
+		.option('layout', {
+			choices: LAYOUTS,
+			default: 'auto',
+			describe: 'How increments are stored: as a chain of images, or as clones, which the file system has to know',
+		})
 		.option('scratch', {
 			type: 'string',
 			describe: 'Where fleece keeps old data while it copies, instead of beside the images: a local folder',
@@ -70,23 +93,13 @@ export function build(yargs: Argv): Argv {
 		.option('dry-run', {type: 'boolean', default: false, describe: 'Say what would be done, and do nothing'})
 		.group(
 			[
-				...[
-					'quiesce',
-					'disk',
-					'exclude',
-					'compress',
-					'method',
-					'scratch',
-					'max-stall',
-					'target-timeout',
-					'sink',
-					'speed',
-				],
-				...['freeze-timeout', 'dry-run', 'repository'],
+				...['kind', 'full-every', 'quiesce', 'disk', 'exclude', 'compress', 'layout', 'granularity', 'method'],
+				...['scratch', 'max-stall', 'target-timeout', 'sink', 'speed', 'freeze-timeout', 'dry-run', 'repository'],
 			],
 			'Backup:',
 		)
 		.example('$0 backup web1 -r /srv/backup', 'all disks of web1, frozen if its agent answers')
+		.example('$0 backup web1 -r /srv/backup --full-every 7d', 'a full a week, and what has changed every other night')
 		.example('$0 backup --qmp /run/web1.qmp --agent /run/web1.qga -r /srv/backup --quiesce require', '');
 }
 
@@ -100,6 +113,10 @@ export function run(options: Options): Promise<void> {
 			only: options.disk,
 			exclude: options.exclude,
 			method: options.method,
+			kind: options.kind,
+			fullEveryMs: options.fullEvery === undefined ? undefined : parseDuration(options.fullEvery, '--full-every'),
+			granularity: options.granularity === undefined ? undefined : parseGranularity(options.granularity),
+			layout: options.layout,
 			scratch: options.scratch,
 			maxStallSeconds: parseMaxStall(options.maxStall),
 			targetTimeoutMs:
@@ -132,5 +149,14 @@ function parseMaxStall(text: string): number {
 	if (Number.isInteger(seconds) && seconds >= 1 && seconds <= MAX_STALL_SECONDS) return seconds;
 	throw new UsageError(`--max-stall: '${text}' is not 1, 2, 3 or 4 seconds`, {
 		hint: 'QEMU knows this bound in whole seconds, and 7.2 no more than 4.',
+	});
+}
+
+function parseGranularity(text: string): number {
+	const bytes = parseBytes(text, '--granularity');
+	const isPower = bytes > 0 && Number.isInteger(Math.log2(bytes));
+	if (isPower && bytes >= LEAST_GRANULARITY && bytes <= GREATEST_GRANULARITY) return bytes;
+	throw new UsageError(`--granularity: '${text}' is not a power of two from 64K to 2G`, {
+		hint: 'Finer than 64K would save nothing: copies are made of clusters of that size.',
 	});
 }

@@ -1,6 +1,7 @@
 import {lastValueFrom, toArray} from 'rxjs';
 import type {Argv} from 'yargs';
 import {list, type ListMessage} from '../../operations/list.ts';
+import {reasonLines} from '../backup-printer.ts';
 import {toJson} from '../json.ts';
 import {printable} from '../printable.ts';
 import {formatBytes} from '../quantities.ts';
@@ -28,7 +29,7 @@ export function run(options: Options): Promise<void> {
 		const rows = messages.map(rowOf);
 		if (json) printResult(toJson(rows));
 		else if (rows.length === 0) printNote('the repository holds no points yet');
-		else printResult(formatTable(COLUMNS, rows));
+		else printResult(withReasons(formatTable(COLUMNS, rows), rows));
 		return undefined;
 	});
 }
@@ -43,6 +44,8 @@ interface Row {
 	readonly sizeBytes: number;
 	readonly storedBytes: number;
 	readonly warnings: readonly string[];
+	/** Of each disk that is not what it could have been: why. */
+	readonly reasons: readonly string[];
 }
 
 const COLUMNS: readonly Column<Row>[] = [
@@ -54,8 +57,18 @@ const COLUMNS: readonly Column<Row>[] = [
 	{title: 'STORED', value: ({storedBytes}) => (storedBytes === 0 ? '' : formatBytes(storedBytes)), align: 'right'},
 ];
 
+/** Below each point. */
+function withReasons(table: string, rows: readonly Row[]): string {
+	const [title = '', ...lines] = table.split('\n');
+	return [title, ...lines.flatMap((line, index) => [line, ...(rows[index]?.reasons ?? []).map(words)])].join('\n');
+}
+
+function words(reason: string): string {
+	return `  ${printable(reason)}`;
+}
+
 function rowOf(message: ListMessage): Row {
-	const nothing = {kind: '', disks: 0, sizeBytes: 0, storedBytes: 0, warnings: []};
+	const nothing = {kind: '', disks: 0, sizeBytes: 0, storedBytes: 0, warnings: [], reasons: []};
 	if (message.kind === 'partial') {
 		const whose = {alive: 'being written', dead: 'left by a dead run', unknown: 'of another host'}[message.owner];
 		return {...nothing, vm: message.vm, point: message.partial.id, state: 'partial', consistency: whose};
@@ -75,5 +88,6 @@ function rowOf(message: ListMessage): Row {
 		sizeBytes: disks.reduce((sum, disk) => sum + disk.sizeBytes, 0),
 		storedBytes: disks.reduce((sum, disk) => sum + disk.storedBytes, 0),
 		warnings,
+		reasons: reasonLines(disks),
 	};
 }

@@ -1,7 +1,7 @@
 import type {Argv} from 'yargs';
 import {readMachine, resolvePoint} from '../../repository/points.ts';
 import {openRepository} from '../../repository/repository.ts';
-import {standstillWords} from '../backup-printer.ts';
+import {reasonLines, standstillWords} from '../backup-printer.ts';
 import {toJson} from '../json.ts';
 import {printable} from '../printable.ts';
 import {formatBytes, formatSeconds} from '../quantities.ts';
@@ -51,6 +51,7 @@ export function run(options: Options): Promise<void> {
 			...(standstill ? [['at the cut', standstillWords(standstill)] satisfies [string, string]] : []),
 			['taken by', `quiesce ${manifest.tool.version}, ${manifest.method} into ${manifest.sink}, run ${manifest.run}`],
 			['QEMU', `${qemu.version} (${qemu.package})`],
+			...reasonLines(manifest.disks).map((text): [string, string] => ['kind of', text]),
 			...manifest.skipped.map(({name, reason}): [string, string] => ['left out', `${name}: ${reason}`]),
 			...manifest.warnings.map((text): [string, string] => ['warning', text]),
 		];
@@ -60,6 +61,8 @@ export function run(options: Options): Promise<void> {
 			formatTable(
 				[
 					{title: 'DISK', value: disk => printable(disk.name)},
+					{title: 'KIND', value: disk => disk.kind},
+					{title: 'ON', value: disk => disk.backing ?? (disk.layout === 'clone' ? 'a clone' : '')},
 					{title: 'FILE', value: disk => disk.file},
 					{title: 'SIZE', value: disk => formatBytes(disk.sizeBytes), align: 'right'},
 					{title: 'STORED', value: disk => formatBytes(disk.storedBytes), align: 'right'},

@@ -12,16 +12,24 @@ import {printResult} from '../terminal.ts';
 
 interface Options extends GlobalOptions, RepositoryOption {
 	readonly point?: string;
+	readonly deep: boolean;
 }
 
 export function build(yargs: Argv): Argv {
 	return repositoryOption(yargs)
 		.usage(
-			'$0 verify [VM[@POINT]] -r FOLDER\n\nReads points again and checks them: documents, sizes, checksums, images. ' +
-				'Exit status 30 if one is damaged; the files are named.',
+			'$0 verify [VM[@POINT]] -r FOLDER\n\nReads points again and checks them: documents, sizes, checksums, images, and all ' +
+				'that they lie on. Exit status 30 if one is damaged; the files are named.',
 		)
 		.positional('point', {type: 'string', describe: 'VM or VM@POINT; all of the repository if left out'})
-		.example('$0 verify -r /srv/backup', '');
+		.option('deep', {
+			type: 'boolean',
+			default: false,
+			describe: 'Also read all that the guest would see, and compare it with hashes of what it saw at the cut',
+		})
+		.group(['deep', 'repository'], 'Verify:')
+		.example('$0 verify -r /srv/backup', '')
+		.example('$0 verify web1 --deep -r /srv/backup', 'every point of web1, by its content');
 }
 
 export function run(options: Options): Promise<void> {
@@ -29,7 +37,10 @@ export function run(options: Options): Promise<void> {
 		const named = options.point === undefined ? undefined : parsePointName(options.point);
 		const view = openProgressView(quiet || json);
 		const print = json ? printJson : printWords;
-		const source$ = verify({repository: repositoryOf(options), ...named, signal});
+		const source$ = verify({
+			...{repository: repositoryOf(options), ...named, signal},
+			depth: options.deep ? 'content' : 'files',
+		});
 		try {
 			const last = await lastValueFrom(
 				source$.pipe(

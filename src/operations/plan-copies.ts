@@ -1,0 +1,213 @@
+import {constants} from 'node:fs';
+import fs from 'node:fs/promises';
+import {bitmapName, bitmapTag} from '../block/names.ts';
+import {granularityFor} from '../block/granularity.ts';
+import type {BlockNodes} from '../block/nodes.ts';
+import {isMarked} from '../cut/bitmap-mark.ts';
+import type {Bitmap} from '../cut/cut.ts';
+import {QuiesceError} from '../errors.ts';
+import type {HostProcess} from '../host/processes.ts';
+import {bootId, processStartedAt} from '../host/start-ticks.ts';
+import {writersOf} from '../host/writers.ts';
+import {canClone} from '../images/clone-file.ts';
+import type {QmpConnection} from '../qmp/connection.ts';
+import {problemOf, readDiskChain} from '../repository/disk-chain.ts';
+import {vmFolder} from '../repository/layout.ts';
+import type {DiskLayout, PointKind, QemuProcess, SourceImage, StoredDisk} from '../repository/manifest.ts';
+import {timeOfPointId} from '../repository/point-id.ts';
+import {listPoints, type Point} from '../repository/points.ts';
+import type {Repository} from '../repository/repository.ts';
+import type {SinkName} from '../sink/sink.ts';
+import {
+	type CopyDecision,
+	decideCopy,
+	type DiskToday,
+	type EarlierCopy,
+	type KindWishes,
+	neverIncremental,
+} from './decide-copy.ts';
+import type {DiskWithMedium} from './select-disks.ts';
+import {canPersist, sourceImages} from './source-images.ts';
+import type {VmSession} from './vm-session.ts';
+
+export const LAYOUTS = ['auto', 'chain', 'clone'] as const;
+
+export interface CopyWishes extends KindWishes {
+	/** How increments are stored; `auto`, the default, is `clone` where the repository's file system can. */
+	readonly layout?: (typeof LAYOUTS)[number] | undefined;
+}
+
+/** What is to become of a disk in the point. */
+export interface DiskCopy {
+	readonly disk: DiskWithMedium;
+	readonly kind: PointKind;
+	/** Why it is of this kind, or not based on the newest point; null where it is as it should be. */
+	readonly reason: string | null;
+	readonly layout: DiskLayout;
+	/** What it is based on, and the bitmap that says what has changed since; undefined for a full. */
+	readonly parent?: {
+		readonly point: string;
+		readonly disk: StoredDisk;
+		readonly changes: Bitmap;
+		readonly bytes: number;
+	};
+	/** The bitmap that the next point is to go by, once it is this point's; undefined where none could be trusted. */
+	readonly granularity: number | undefined;
+	/** Whether that outlives QEMU. */
+	readonly persistence: 'persistent' | 'transient';
+	readonly images: readonly SourceImage[] | null;
+}
+
+/** What a backup has found out before it plans. */
+export interface PlanFacts {
+	readonly vm: Pick<VmSession, 'name' | 'uuid'>;
+	readonly repository: Repository;
+	readonly nodes: BlockNodes;
+	readonly disks: readonly DiskWithMedium[];
+	readonly qemu: HostProcess | undefined;
+	readonly sink: SinkName;
+	/** The run in whose name the VM may be asked whether bitmaps have their marks; undefined to change nothing in it. */
+	readonly looking?: {readonly qmp: QmpConnection; readonly run: string} | undefined;
+}
+
+export interface CopyPlan {
+	readonly copies: readonly DiskCopy[];
+	/** The VM's QEMU; null where it cannot be told. */
+	readonly qemuProcess: QemuProcess | null;
+	readonly warnings: readonly string[];
+}
+
+/** Decides for each disk by itself. Reads the repository and looks at images; changes nothing. */
+export async function planCopies(facts: PlanFacts, wishes: CopyWishes): Promise<CopyPlan> {
+	const {repository, vm, disks, qemu, nodes} = facts;
+	const now = new Date();
+	const qemuProcess = await identify(qemu);
+	const listed = await listPoints(repository, vm.name);
+	const points = listed.flatMap(point => (point.state === 'readable' ? [point] : []));
+	const unreadable = listed.at(-1)?.state === 'damaged' ? [listed.at(-1)] : [];
+	const images = new Map<DiskWithMedium, readonly SourceImage[] | null>();
+	for (const disk of disks) images.set(disk, await sourceImages(disk, qemu?.cwd));
+	const files = [...images.values()].flatMap(list => (list ?? []).slice(0, 1).map(({filename}) => filename));
+	const writers = qemu ? await writersOf(files, [qemu.pid, process.pid]) : new Map<string, never>();
+	const layoutOf = await layoutChooser(facts, wishes);
+	const copies = await Promise.all(
+		disks.map(async (disk): Promise<DiskCopy> => {
+			const made = images.get(disk) ?? null;
+			const writer = writers.get(made?.[0]?.filename ?? '');
+			const today: DiskToday = {
+				...{disk, images: made, qemuProcess, now},
+				writer: writer && `process ${writer.pid} (${writer.name})`,
+			};
+			const earlier = await earlierCopies(facts, points, disk);
+			const decided = decideCopy(today, earlier, wishes);
+			return {
+				...{disk, kind: decided.kind, reason: decided.reason, images: made},
+				...(decided.kind === 'full' ? {layout: 'alone'} : {layout: layoutOf(decided), parent: parentOf(decided, disk)}),
+				granularity:
+					neverIncremental(today) === undefined
+						? (wishes.granularity ?? granularityFor(disk.medium.virtualSize))
+						: undefined,
+				persistence: canPersist(disk, nodes, made) ? 'persistent' : 'transient',
+			};
+		}),
+	);
+	const warnings = unreadable.map(
+		point => `the newest point, ${point?.id ?? ''}, cannot be read: nothing is based on it`,
+	);
+	return {copies, warnings, qemuProcess};
+}
+
+/** The name of the bitmap that belongs to a point's disk. */
+export function bitmapFor(
+	task: Pick<PlanFacts, 'vm' | 'repository'>,
+	disk: string,
+	point: string,
+	run: string,
+): string {
+	return bitmapName(tagFor(task, disk), point, run);
+}
+
+export function tagFor({vm, repository}: Pick<PlanFacts, 'vm' | 'repository'>, disk: string): string {
+	return bitmapTag(repository.id, vm.uuid ?? vm.name, disk);
+}
+
+/** The VM's QEMU, as a later point can tell it from another; null where it cannot be told. */
+async function identify(qemu: HostProcess | undefined): Promise<QemuProcess | null> {
+	if (!qemu) return null;
+	const {startTicks} = qemu;
+	return {bootId: await bootId(), startTicks, startedAt: (await processStartedAt(startTicks)).toISOString()};
+}
+
+type Increment = Exclude<CopyDecision, {kind: 'full'}>;
+
+function parentOf({parent: {point, disk}}: Increment, {medium}: DiskWithMedium): NonNullable<DiskCopy['parent']> {
+	const found = medium.bitmaps.find(({name}) => name === disk.bitmap?.name);
+	// Decided on because it is there.
+	if (!found) throw new Error(`the bitmap of ${disk.name} has gone`);
+	return {point, disk, changes: {name: found.name, granularity: found.granularity}, bytes: found.dirtyBytes};
+}
+
+async function earlierCopies(
+	{repository, looking}: PlanFacts,
+	points: readonly Point[],
+	{name: disk, medium}: DiskWithMedium,
+): Promise<readonly EarlierCopy[]> {
+	const copies = points.toReversed().flatMap(point => {
+		const stored = point.manifest.disks.find(({name}) => name === disk);
+		return stored ? [{point, stored}] : [];
+	});
+	// Only these can be chosen, and the newest is to be told of.
+	const isCandidate = ({bitmap}: StoredDisk): boolean => medium.bitmaps.some(({name}) => name === bitmap?.name);
+	const hasMark = async ({bitmap, sizeBytes}: StoredDisk): Promise<boolean | undefined> => {
+		const found = medium.bitmaps.find(({name}) => name === bitmap?.name);
+		const isSound = found && !found.inconsistent && !found.busy && sizeBytes === medium.virtualSize;
+		if (!looking || !isSound || bitmap?.marked !== true) return undefined;
+		return isMarked(looking.qmp, looking.run, {name: disk, sizeBytes, node: medium.node}, found);
+	};
+	const found: EarlierCopy[] = [];
+	// One after another: what looks for a mark has one node for the disk.
+	for (const [index, {point, stored}] of copies.entries()) {
+		found.push({
+			point: point.id,
+			disk: stored,
+			qemuProcess: point.manifest.qemu.process,
+			fullAt: timeOfPointId(stored.chain),
+			problem: index === 0 || isCandidate(stored) ? await problem(repository, point, stored) : undefined,
+			hasMark: await hasMark(stored),
+		});
+	}
+	return found;
+}
+
+async function problem(repository: Repository, point: Point, disk: StoredDisk): Promise<string | undefined> {
+	try {
+		return await problemOf(await readDiskChain(repository, point, disk));
+	} catch (error) {
+		if (error instanceof QuiesceError && error.code === 'DAMAGED') return error.message;
+		throw error;
+	}
+}
+
+/** A clone needs its parent's file and what its content is known by. */
+async function layoutChooser(
+	{repository, vm, sink}: PlanFacts,
+	{layout}: CopyWishes,
+): Promise<(decided: Increment) => DiskLayout> {
+	const folder = vmFolder(repository.path, vm.name);
+	const isThere = await fs.access(folder, constants.W_OK).then(
+		() => true,
+		() => false,
+	);
+	const whyNot = layout === 'chain' || !isThere ? 'it was not asked for' : await whyNoClones(folder, sink);
+	if (layout === 'clone' && isThere && whyNot !== undefined) {
+		throw new QuiesceError('REFUSED', `points cannot be clones here: ${whyNot}`, {
+			hint: 'Leave out --layout, or use --layout chain.',
+		});
+	}
+	return ({parent: {disk}}) => (whyNot === undefined && disk.hashes !== null ? 'clone' : 'chain');
+}
+
+async function whyNoClones(folder: string, sink: SinkName): Promise<string | undefined> {
+	if (sink !== 'daemon') return `with the sink ${sink} nobody can tell what was written to a clone`;
+	return (await canClone(folder)) ? undefined : 'the file system of the repository cannot share the data of two files';
+}

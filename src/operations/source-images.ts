@@ -1,0 +1,89 @@
+import type {Stats} from 'node:fs';
+import fs from 'node:fs/promises';
+import path from 'node:path';
+import {type BlockNode, type BlockNodes, childOf} from '../block/nodes.ts';
+import {errnoOf} from '../errors.ts';
+import type {SourceImage} from '../repository/manifest.ts';
+import type {DiskWithMedium} from './select-disks.ts';
+
+/**
+ * The images that a disk is made of, as they are found on this host; relative names are those of QEMU's folder. Null if
+ * one has a name that is no path, so that it cannot be told from another.
+ */
+export async function sourceImages(
+	{medium}: DiskWithMedium,
+	qemuFolder: string | undefined,
+): Promise<readonly SourceImage[] | null> {
+	const images: SourceImage[] = [];
+	for (const [index, node] of medium.chain.entries()) {
+		const filename = index === 0 ? medium.filename : node.filename;
+		if (filename === '' || filename.startsWith('json:')) return null;
+		const file = path.isAbsolute(filename) || qemuFolder === undefined ? filename : path.join(qemuFolder, filename);
+		const stat = path.isAbsolute(file) ? await statOf(file) : undefined;
+		images.push({
+			filename,
+			format: node.driver,
+			inode: stat?.ino ?? null,
+			unchanged: index === 0 || !stat?.isFile() ? null : {bytes: stat.size, modifiedAt: stat.mtime.toISOString()},
+		});
+	}
+	return images;
+}
+
+/**
+ * Whether a bitmap that is stored in the disk's own image is worth something after QEMU has ended. Not where a change of
+ * the disk's content could come by another file meanwhile, and nobody would see it.
+ */
+export function canPersist(
+	{medium}: DiskWithMedium,
+	nodes: BlockNodes,
+	images: readonly SourceImage[] | null,
+): boolean {
+	const node = nodes.get(medium.node);
+	if (medium.format !== 'qcow2' || medium.readOnly || !node || hasDataFile(node) || !images) return false;
+	return images[0]?.inode !== null && images.slice(1).every(({unchanged}) => unchanged !== null);
+}
+
+function hasDataFile(node: BlockNode): boolean {
+	return childOf(node, 'data-file') !== undefined;
+}
+
+/** Why the images of today are not those of then, to follow the disk's name and `because`; undefined if they are. */
+export function imageChange(
+	then: readonly SourceImage[] | null,
+	now: readonly SourceImage[] | null,
+): string | undefined {
+	if (!then || !now) return then === now ? undefined : 'the images it is made of cannot be told any more';
+	for (const [index, image] of now.entries()) {
+		const before = then[index];
+		const isBase = index > 0;
+		if (!before) return `its chain of images has grown: ${image.filename} is beneath it`;
+		if (before.format !== image.format) return `it was a ${before.format} disk, and is a ${image.format} disk`;
+		if (before.filename !== image.filename) {
+			return isBase
+				? `its base image is another one: ${image.filename}`
+				: `another image is in its place: ${image.filename}`;
+		}
+		if (before.inode !== image.inode) {
+			return isBase
+				? `its base image ${image.filename} was replaced`
+				: `${image.filename} was replaced by another file`;
+		}
+		if (
+			before.unchanged?.bytes !== image.unchanged?.bytes ||
+			before.unchanged?.modifiedAt !== image.unchanged?.modifiedAt
+		) {
+			return `its base image ${image.filename} was written to`;
+		}
+	}
+	return then.length > now.length ? 'its chain of images is shorter than it was' : undefined;
+}
+
+async function statOf(file: string): Promise<Stats | undefined> {
+	try {
+		return await fs.stat(file);
+	} catch (error) {
+		if (['ENOENT', 'EACCES', 'ENOTDIR'].includes(errnoOf(error) ?? '')) return undefined;
+		throw error;
+	}
+}
