@@ -6,17 +6,14 @@
  * The folder should be on a fast file system; the default is memory, so that the disk is not what is measured. What runs
  * is the compiled program, as it is published.
  */
-import {spawn} from 'node:child_process';
 import crypto from 'node:crypto';
-import {once} from 'node:events';
 import fs from 'node:fs/promises';
 import path from 'node:path';
-import {performance} from 'node:perf_hooks';
-import {fileURLToPath} from 'node:url';
 import {parseArgs} from 'node:util';
 import {formatTable} from '../src/cli/table.ts';
 import {StorageDaemon} from '../src/images/storage-daemon.ts';
 import {startGuest} from '../test/guest/guest.ts';
+import {here, installProgram, median, timed, type Usage} from './measured-program.ts';
 
 const {values: options} = parseArgs({
 	options: {
@@ -26,49 +23,17 @@ const {values: options} = parseArgs({
 });
 const PAIRS = Number(options.pairs);
 const GIB = 1024 ** 3;
-const here = (file: string): string => fileURLToPath(new URL(file, import.meta.url));
 const folder = await fs.mkdtemp(path.join(options.folder, 'quiesce-bench-'));
 process.env['QUIESCE_RUNTIME_DIR'] = path.join(folder, 'run');
 
-/** The program as it is published: compiled, in a folder of its own. */
-const program = path.join(folder, 'package', 'bin', 'quiesce.js');
-
-async function installProgram(): Promise<void> {
-	const root = path.join(folder, 'package');
-	for (const part of ['bin', 'dist', 'package.json'])
-		await fs.cp(here(`../${part}`), path.join(root, part), {recursive: true});
-	await fs.symlink(here('../node_modules'), path.join(root, 'node_modules'));
-}
-
-interface Usage {
-	readonly wallSeconds: number;
-	readonly cpuSeconds: number;
-	readonly peakMib: number;
-}
-
-async function timed(program: string, args: readonly string[], env: NodeJS.ProcessEnv = {}): Promise<Usage> {
-	const usageFile = path.join(folder, 'usage.json');
-	const began = performance.now();
-	const child = spawn(program, args, {
-		stdio: ['ignore', 'ignore', 'pipe'],
-		env: {...process.env, ...env, BENCH_USAGE: usageFile},
-	});
-	let words = '';
-	child.stderr.on('data', part => (words += String(part)));
-	const [code] = (await once(child, 'exit')) as [number | null];
-	const wallSeconds = (performance.now() - began) / 1000;
-	if (code !== 0) throw new Error(`${program} ${args.join(' ')} failed: ${words}`);
-	const usage = await fs.readFile(usageFile, 'utf8').catch(() => '{"cpuSeconds":0,"peakMib":0}');
-	await fs.rm(usageFile, {force: true});
-	return {wallSeconds, ...(JSON.parse(usage) as {cpuSeconds: number; peakMib: number})};
-}
+let program = '';
 
 function quiesce(...args: readonly string[]): Promise<Usage> {
-	return timed(process.execPath, ['--import', here('usage.mjs'), program, ...args]);
+	return launch(process.execPath, ['--import', here('usage.mjs'), program, ...args]);
 }
 
-function median(numbers: readonly number[]): number {
-	return [...numbers].sort((a, b) => a - b)[Math.floor(numbers.length / 2)] ?? NaN;
+function launch(command: string, args: readonly string[]): Promise<Usage> {
+	return timed(folder, command, args);
 }
 
 /** A VM whose disks hold what does not compress, half of `bytes` each; it does nothing but be there. */
@@ -77,15 +42,15 @@ async function idleVm(bytes: number, content: 'random' | 'none'): Promise<{monit
 	for (const name of ['vda', 'vdb']) {
 		const file = path.join(folder, `${name}.raw`);
 		await (content === 'random'
-			? timed('dd', ['if=/dev/urandom', `of=${file}`, 'bs=1M', `count=${bytes / 2 / 1024 ** 2}`])
-			: timed('truncate', ['-s', String(bytes / 2), file]));
+			? launch('dd', ['if=/dev/urandom', `of=${file}`, 'bs=1M', `count=${bytes / 2 / 1024 ** 2}`])
+			: launch('truncate', ['-s', String(bytes / 2), file]));
 		disks.push('-blockdev', `raw,node-name=${name},file.driver=file,file.filename=${file}`);
 		disks.push('-device', `virtio-blk-pci,id=${name},drive=${name}`);
 	}
 	const monitor = path.join(folder, 'qmp.sock');
 	const pidFile = path.join(folder, 'qemu.pid');
 	const common = ['-M', 'q35,accel=tcg', '-nodefaults', '-display', 'none', '-name', 'bench', '-S', '-daemonize'];
-	await timed('qemu-system-x86_64', [
+	await launch('qemu-system-x86_64', [
 		...common,
 		'-pidfile',
 		pidFile,
@@ -112,7 +77,7 @@ async function idleVm(bytes: number, content: 'random' | 'none'): Promise<{monit
 
 async function newImages(): Promise<string[]> {
 	const files = ['vda', 'vdb'].map(name => path.join(folder, `bare-${name}.qcow2`));
-	for (const file of files) await timed('qemu-img', ['create', '-q', '-f', 'qcow2', file, String(GIB / 2)]);
+	for (const file of files) await launch('qemu-img', ['create', '-q', '-f', 'qcow2', file, String(GIB / 2)]);
 	return files;
 }
 
@@ -120,7 +85,7 @@ async function bareInline(monitor: string): Promise<Usage> {
 	const [vda, vdb] = await newImages();
 	const node = (filename: string | undefined): object => ({driver: 'qcow2', file: {driver: 'file', filename}});
 	const targets = JSON.stringify({vda: node(vda), vdb: node(vdb)});
-	return timed(process.execPath, [here('bare-backup.ts'), monitor, targets]);
+	return launch(process.execPath, [here('bare-backup.ts'), monitor, targets]);
 }
 
 async function bareDaemon(monitor: string): Promise<Usage> {
@@ -136,7 +101,7 @@ async function bareDaemon(monitor: string): Promise<Usage> {
 	for (const image of images) await daemon.serve(image);
 	const node = (name: string): object => ({driver: 'nbd', server: {type: 'unix', path: socket}, export: name});
 	const targets = JSON.stringify({vda: node('disk0'), vdb: node('disk1')});
-	const usage = await timed(process.execPath, [here('bare-backup.ts'), monitor, targets]);
+	const usage = await launch(process.execPath, [here('bare-backup.ts'), monitor, targets]);
 	await daemon.kill();
 	await fs.rm(socket, {force: true});
 	return usage;
@@ -298,8 +263,8 @@ async function startUp(): Promise<Row> {
 	const runs: number[] = [];
 	const bare: number[] = [];
 	for (let run = 0; run < 4 * PAIRS; run++) {
-		runs.push((await timed(process.execPath, [program, '--version'])).wallSeconds);
-		bare.push((await timed(process.execPath, ['-e', ''])).wallSeconds);
+		runs.push((await launch(process.execPath, [program, '--version'])).wallSeconds);
+		bare.push((await launch(process.execPath, ['-e', ''])).wallSeconds);
 	}
 	const [ours, node] = [median(runs), median(bare)];
 	return {
@@ -313,7 +278,7 @@ async function startUp(): Promise<Row> {
 
 const rows: Row[] = [];
 try {
-	await installProgram();
+	program = await installProgram(folder);
 	rows.push(await startUp(), hashing());
 	const vm = await idleVm(GIB, 'random');
 	try {

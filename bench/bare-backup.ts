@@ -1,10 +1,11 @@
 /**
  * The least that a script can do: add the targets, send the transaction, wait for the jobs, remove the targets. No check,
- * no freeze, no fsync, no checksum. node bench/bare-backup.ts MONITOR '{"node": targetOptions, …}'
+ * no freeze, no fsync, no checksum. node bench/bare-backup.ts MONITOR '{"node": targetOptions, …}' [BITMAP]
  */
 import net from 'node:net';
 
-const [monitor = '', targets = '{}'] = process.argv.slice(2);
+const [monitor = '', targets = '{}', bitmap] = process.argv.slice(2);
+const sync = bitmap === undefined ? {sync: 'full'} : {'sync': 'bitmap', bitmap, 'bitmap-mode': 'never'};
 const nodes = Object.entries(JSON.parse(targets) as Record<string, object>);
 const socket = net.connect(monitor);
 const waiting: ((message: Record<string, unknown>) => void)[] = [];
@@ -52,7 +53,7 @@ const done = new Promise<void>(resolve => {
 await execute('transaction', {
 	actions: nodes.map(([node]) => ({
 		type: 'blockdev-backup',
-		data: {'job-id': `bare-${node}`, 'device': node, 'target': `bare-${node}`, 'sync': 'full', 'auto-dismiss': false},
+		data: {'job-id': `bare-${node}`, 'device': node, 'target': `bare-${node}`, ...sync, 'auto-dismiss': false},
 	})),
 });
 await done;

@@ -116,19 +116,6 @@ export class ContentHashes {
 	}
 }
 
-/**
- * The records of the image that two merge to, the upper one and the one that backs it. Omit zeroes only where the lower one
- * has no backing file.
- */
-export function mergeRecords(
-	sizeBytes: number,
-	base: Iterable<HashRecord>,
-	tip: Iterable<HashRecord>,
-	options: {readonly zeroes?: 'record' | 'omit'} = {},
-): Generator<HashRecord> {
-	return ContentHashes.empty(sizeBytes).apply(base).apply(tip).records(options);
-}
-
 function fill({states, hashes}: MixedPage, from: number, to: number, content: Content): void {
 	states.fill(content === 'zero' ? ZERO : HASHED, from, to);
 	if (content !== 'zero') hashes.fill(content, from * HASH_BYTES, to * HASH_BYTES);

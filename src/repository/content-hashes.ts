@@ -91,3 +91,16 @@ export async function composeHashes(files: readonly string[], sizeBytes: number)
 	for (const file of files) for await (const record of readHashes(file, sizeBytes)) hashes.set(record);
 	return hashes;
 }
+
+/**
+ * Writes what the image holds that two of a chain are merged to, as one file without a record too many. Zeroes are to be
+ * omitted only where the lower image has no backing file.
+ */
+export async function mergeHashes(
+	{base, tip, merged}: {readonly base: string; readonly tip: string; readonly merged: string},
+	sizeBytes: number,
+	zeroes: 'record' | 'omit',
+): Promise<void> {
+	const hashes = await composeHashes([base, tip], sizeBytes);
+	await writeHashes(merged, hashes.records({zeroes}));
+}

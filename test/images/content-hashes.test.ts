@@ -1,7 +1,7 @@
 import {createHash} from 'node:crypto';
 import fc from 'fast-check';
 import {expect, test} from 'vitest';
-import {ContentHashes, mergeRecords} from '../../src/images/content-hashes.ts';
+import {ContentHashes} from '../../src/images/content-hashes.ts';
 import {CLUSTER_BYTES, decodeRecords, encodeRecords, type HashRecord} from '../../src/images/hash-records.ts';
 
 const CLUSTERS = 5000;
@@ -85,10 +85,10 @@ test('what is composed is what the last image says of each cluster', () => {
 	);
 });
 
-test('merged records say the same in one image, in order, without a record that could be part of another', () => {
+test('the records of what is composed say the same in one image, in order, without a record that could be part of another', () => {
 	fc.assert(
 		fc.property(records, records, fc.constantFrom('record', 'omit'), (base, tip, zeroes) => {
-			const merged = [...mergeRecords(SIZE, base, tip, {zeroes})];
+			const merged = [...ContentHashes.empty(SIZE).apply(base).apply(tip).records({zeroes})];
 			const expected = plainly(base, tip).map(content =>
 				zeroes === 'omit' && content === 'zero' ? undefined : content,
 			);

@@ -4,7 +4,7 @@ import path from 'node:path';
 import {onTestFinished} from 'vitest';
 import {qemuImg, temporaryFolder} from '../repository/fixture.ts';
 
-export const KIB = 1024;
+const KIB = 1024;
 export const CLUSTER = 64 * KIB;
 
 /** What the test image holds: its clusters by number. */
@@ -20,7 +20,7 @@ export const IMAGE = {
 	dirtyZeroes: [21],
 };
 
-export function qemuIo(file: string, ...commands: string[]): void {
+function qemuIo(file: string, ...commands: string[]): void {
 	execFileSync('qemu-io', ['-f', 'qcow2', ...commands.flatMap(command => ['-c', command]), file], {stdio: 'pipe'});
 }
 

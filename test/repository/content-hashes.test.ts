@@ -3,7 +3,7 @@ import fs from 'node:fs';
 import path from 'node:path';
 import {expect, test} from 'vitest';
 import {CLUSTER_BYTES, encodeRecords, type HashRecord} from '../../src/images/hash-records.ts';
-import {composeHashes, readHashes, writeHashes} from '../../src/repository/content-hashes.ts';
+import {composeHashes, mergeHashes, readHashes, writeHashes} from '../../src/repository/content-hashes.ts';
 import {temporaryFolder} from './fixture.ts';
 
 const CLUSTERS = 50_000;
@@ -50,6 +50,25 @@ test('a chain is composed from its files', async () => {
 	expect([...hashes.records()].slice(1, -1)).toEqual([...records('a')].slice(5));
 	expect(hashes.hashOf(CLUSTERS - 1)).toEqual(last);
 	expect(hashes.hashOf(0)).toBe('zero');
+});
+
+test.each(['record', 'omit'] as const)('two files become one that says the same (%s)', async zeroes => {
+	const folder = temporaryFolder();
+	const [base, tip, merged] = ['base', 'tip', 'merged'].map(name => path.join(folder, name)) as [
+		string,
+		string,
+		string,
+	];
+	await writeHashes(base, records('a'));
+	await writeHashes(tip, [
+		{firstCluster: 0, clusters: 10, content: 'zero'},
+		{firstCluster: 6, clusters: 1, content: createHash('sha256').update('a10').digest()},
+	]);
+	await mergeHashes({base, tip, merged}, SIZE, zeroes);
+	const all = await readAll(merged);
+	const before = (await composeHashes([base, tip], SIZE)).records();
+	expect(all).toEqual([...before].filter(({content}) => zeroes === 'record' || content !== 'zero'));
+	expect(all[0]).toMatchObject(zeroes === 'record' ? {clusters: 6, content: 'zero'} : {firstCluster: 6, clusters: 1});
 });
 
 test('a file that is cut, or is a link, is told by its name', async () => {
