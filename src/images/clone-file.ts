@@ -30,7 +30,7 @@ export async function canClone(folder: string): Promise<boolean> {
 		return true;
 	} catch (error) {
 		if (CANNOT.has(errnoOf(error) ?? '')) return false;
-		throw error;
+		throw fileFailure('write to', folder, error);
 	} finally {
 		await fs.rm(from, {force: true});
 		await fs.rm(to, {force: true});

@@ -1,6 +1,8 @@
 import {concat, concatMap, defer, EMPTY, type Observable, of} from 'rxjs';
 import {warnings as warningsOf} from '../block/coverage.ts';
 import {readBlockGraph} from '../block/read-graph.ts';
+import {isMarked} from '../cut/bitmap-mark.ts';
+import type {Bitmap} from '../cut/cut.ts';
 import {openOrCreateRepository, previewRepository, type Repository} from '../repository/repository.ts';
 import type {BackupMessage, BackupPlan, BackupRequest} from './backup-messages.ts';
 import {captureMachine} from './capture-machine.ts';
@@ -9,7 +11,7 @@ import {chooseMethod} from './choose-method.ts';
 import type {Quiescer} from './quiescer.ts';
 import {planCopies} from './plan-copies.ts';
 import {recoverVm} from './recover.ts';
-import {selectDisks} from './select-disks.ts';
+import {type DiskWithMedium, selectDisks} from './select-disks.ts';
 import {takePoint} from './take-point.ts';
 import {lookAgain, type VmSession} from './vm-session.ts';
 import {type GuardedRun, withGuard} from './with-guard.ts';
@@ -66,30 +68,24 @@ async function prepare(
 	whyNotQuiesced: string | undefined,
 ): Promise<Observable<BackupMessage>> {
 	request.signal.throwIfAborted();
-	// Before it is at work nothing may be begun.
-	await guard.ready();
 	const graph = await readBlockGraph(vm.qmp, vm.schema);
 	const {disks, skipped} = selectDisks(graph, request);
 	const {machine, qemu, qemuUid} = await captureMachine(vm, request.sockets.qmp, graph);
 	const chosen = await chooseMethod(request, vm, disks, qemu);
-	const {
-		copies,
-		qemuProcess,
-		warnings: unreadable,
-	} = await planCopies(
-		{
-			...{vm, repository, nodes: graph.nodes, disks, qemu, sink: request.sink},
-			looking: request.dryRun === true ? undefined : {qmp: vm.qmp, run: run.id},
-		},
-		request,
-	);
+	const looksForMark = async ({name, medium}: DiskWithMedium, bitmap: Bitmap): Promise<boolean> => {
+		await guard.ready();
+		return isMarked(vm.qmp, run.id, {name, sizeBytes: medium.virtualSize, node: medium.node}, bitmap);
+	};
+	const found = {vm, repository, nodes: graph.nodes, disks, qemu, sink: request.sink};
+	const planned = await planCopies(request.dryRun === true ? found : {...found, isMarked: looksForMark}, request);
+	const {copies, qemuProcess} = planned;
 	const space = [
 		...(await checkSpace(repository.path, request.compression, copies)),
 		...(await checkScratch(chosen, disks)),
 	];
 	const degraded = whyNotQuiesced === undefined ? [] : [`crash-consistent only: ${whyNotQuiesced}`];
 	const instead = chosen.because === undefined ? [] : [`method push, for which the guest can wait: ${chosen.because}`];
-	const warnings = [...degraded, ...instead, ...unreadable, ...disks.flatMap(disk => warningsOf(disk)), ...space];
+	const warnings = [...degraded, ...instead, ...planned.warnings, ...disks.flatMap(disk => warningsOf(disk)), ...space];
 	const plan: BackupPlan = {
 		vm: vm.name,
 		run: run.id,
@@ -104,6 +100,8 @@ async function prepare(
 		sink: request.sink,
 		compression: request.compression,
 	};
+	// Before it is at work nothing may be begun.
+	await guard.ready();
 	return concat(
 		warnings.map(text => ({kind: 'warning' as const, text})),
 		of({kind: 'planned' as const, plan}),

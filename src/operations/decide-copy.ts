@@ -24,8 +24,6 @@ export interface EarlierCopy {
 	readonly fullAt: Date;
 	/** Why nothing can be based on it. */
 	readonly problem?: string | undefined;
-	/** Whether its bitmap has the mark that it began with; undefined where it had none, or nobody looked. */
-	readonly hasMark?: boolean | undefined;
 }
 
 /** What is known of a disk when it is decided on. */
@@ -35,6 +33,8 @@ export interface DiskToday {
 	readonly qemuProcess: QemuProcess | null;
 	/** A program that has its image open for writing, besides the VM's QEMU. */
 	readonly writer?: string | undefined;
+	/** Bitmaps that have not the mark which they began with. */
+	readonly lossy?: ReadonlySet<string> | undefined;
 	readonly now: Date;
 }
 
@@ -80,10 +80,7 @@ export function neverIncremental({disk, writer}: Pick<DiskToday, 'disk' | 'write
 	return undefined;
 }
 
-function problemWith(
-	{point, disk: then, problem, qemuProcess, hasMark}: EarlierCopy,
-	today: DiskToday,
-): string | undefined {
+function problemWith({point, disk: then, problem, qemuProcess}: EarlierCopy, today: DiskToday): string | undefined {
 	const {medium} = today.disk;
 	if (problem !== undefined) return `point ${point} is damaged: ${problem}`;
 	if (then.sizeBytes !== medium.virtualSize) {
@@ -104,7 +101,8 @@ function problemWith(
 	if (found.granularity !== bitmap.granularity) {
 		return `its bitmap has a granularity of ${found.granularity} bytes, and had ${bitmap.granularity}: another one bears its name`;
 	}
-	if (hasMark === false) return 'its bitmap was cleared, or the disk was made smaller for a while: it has lost bits';
+	if (today.lossy?.has(bitmap.name))
+		return 'its bitmap was cleared, or the disk was made smaller for a while: it has lost bits';
 	return undefined;
 }
 

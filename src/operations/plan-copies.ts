@@ -3,14 +3,12 @@ import fs from 'node:fs/promises';
 import {bitmapName, bitmapTag} from '../block/names.ts';
 import {granularityFor} from '../block/granularity.ts';
 import type {BlockNodes} from '../block/nodes.ts';
-import {isMarked} from '../cut/bitmap-mark.ts';
 import type {Bitmap} from '../cut/cut.ts';
 import {QuiesceError} from '../errors.ts';
 import type {HostProcess} from '../host/processes.ts';
 import {bootId, processStartedAt} from '../host/start-ticks.ts';
 import {writersOf} from '../host/writers.ts';
 import {canClone} from '../images/clone-file.ts';
-import type {QmpConnection} from '../qmp/connection.ts';
 import {problemOf, readDiskChain} from '../repository/disk-chain.ts';
 import {vmFolder} from '../repository/layout.ts';
 import type {DiskLayout, PointKind, QemuProcess, SourceImage, StoredDisk} from '../repository/manifest.ts';
@@ -66,8 +64,8 @@ export interface PlanFacts {
 	readonly disks: readonly DiskWithMedium[];
 	readonly qemu: HostProcess | undefined;
 	readonly sink: SinkName;
-	/** The run in whose name the VM may be asked whether bitmaps have their marks; undefined to change nothing in it. */
-	readonly looking?: {readonly qmp: QmpConnection; readonly run: string} | undefined;
+	/** Whether a bitmap on the disk still has its mark. To look for it, nodes are added to the VM; undefined not to look. */
+	readonly isMarked?: ((disk: DiskWithMedium, bitmap: Bitmap) => Promise<boolean>) | undefined;
 }
 
 export interface CopyPlan {
@@ -77,7 +75,7 @@ export interface CopyPlan {
 	readonly warnings: readonly string[];
 }
 
-/** Decides for each disk by itself. Reads the repository and looks at images; changes nothing. */
+/** Decides for each disk by itself. Reads the repository and looks at images; changes nothing, but for `isMarked`. */
 export async function planCopies(facts: PlanFacts, wishes: CopyWishes): Promise<CopyPlan> {
 	const {repository, vm, disks, qemu, nodes} = facts;
 	const now = new Date();
@@ -98,8 +96,7 @@ export async function planCopies(facts: PlanFacts, wishes: CopyWishes): Promise<
 				...{disk, images: made, qemuProcess, now},
 				writer: writer && `process ${writer.pid} (${writer.name})`,
 			};
-			const earlier = await earlierCopies(facts, points, disk);
-			const decided = decideCopy(today, earlier, wishes);
+			const decided = await decide(facts, today, await earlierCopies(repository, points, disk), wishes);
 			return {
 				...{disk, kind: decided.kind, reason: decided.reason, images: made},
 				...(decided.kind === 'full' ? {layout: 'alone'} : {layout: layoutOf(decided), parent: parentOf(decided, disk)}),
@@ -115,6 +112,22 @@ export async function planCopies(facts: PlanFacts, wishes: CopyWishes): Promise<
 		point => `the newest point, ${point?.id ?? ''}, cannot be read: nothing is based on it`,
 	);
 	return {copies, warnings, qemuProcess};
+}
+
+/** Bitmaps that would be gone by are looked at closely: one that has lost bits is as good as none. */
+async function decide(
+	{isMarked}: PlanFacts,
+	today: DiskToday,
+	earlier: readonly EarlierCopy[],
+	wishes: KindWishes,
+): Promise<CopyDecision> {
+	const lossy = new Set<string>();
+	for (;;) {
+		const decided = decideCopy({...today, lossy}, earlier, wishes);
+		const bitmap = decided.kind === 'full' ? null : decided.parent.disk.bitmap;
+		if (!bitmap?.marked || !isMarked || (await isMarked(today.disk, bitmap))) return decided;
+		lossy.add(bitmap.name);
+	}
 }
 
 /** The name of the bitmap that belongs to a point's disk. */
@@ -148,7 +161,7 @@ function parentOf({parent: {point, disk}}: Increment, {medium}: DiskWithMedium):
 }
 
 async function earlierCopies(
-	{repository, looking}: PlanFacts,
+	repository: Repository,
 	points: readonly Point[],
 	{name: disk, medium}: DiskWithMedium,
 ): Promise<readonly EarlierCopy[]> {
@@ -158,25 +171,15 @@ async function earlierCopies(
 	});
 	// Only these can be chosen, and the newest is to be told of.
 	const isCandidate = ({bitmap}: StoredDisk): boolean => medium.bitmaps.some(({name}) => name === bitmap?.name);
-	const hasMark = async ({bitmap, sizeBytes}: StoredDisk): Promise<boolean | undefined> => {
-		const found = medium.bitmaps.find(({name}) => name === bitmap?.name);
-		const isSound = found && !found.inconsistent && !found.busy && sizeBytes === medium.virtualSize;
-		if (!looking || !isSound || bitmap?.marked !== true) return undefined;
-		return isMarked(looking.qmp, looking.run, {name: disk, sizeBytes, node: medium.node}, found);
-	};
-	const found: EarlierCopy[] = [];
-	// One after another: what looks for a mark has one node for the disk.
-	for (const [index, {point, stored}] of copies.entries()) {
-		found.push({
+	return Promise.all(
+		copies.map(async ({point, stored}, index) => ({
 			point: point.id,
 			disk: stored,
 			qemuProcess: point.manifest.qemu.process,
 			fullAt: timeOfPointId(stored.chain),
 			problem: index === 0 || isCandidate(stored) ? await problem(repository, point, stored) : undefined,
-			hasMark: await hasMark(stored),
-		});
-	}
-	return found;
+		})),
+	);
 }
 
 async function problem(repository: Repository, point: Point, disk: StoredDisk): Promise<string | undefined> {
