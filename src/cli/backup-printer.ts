@@ -109,7 +109,7 @@ function reportLines(manifest: PointManifest): string[] {
 	const {disks, cutAt, finishedAt, consistency, kind} = manifest;
 	const seconds = (Date.parse(finishedAt) - Date.parse(cutAt)) / 1000;
 	const total = disks.reduce((sum, disk) => sum + disk.sizeBytes, 0);
-	const stored = disks.reduce((sum, disk) => sum + disk.storedBytes, 0);
+	const stored = disks.reduce((sum, disk) => sum + disk.addedBytes, 0);
 	return [
 		`${styled('green', 'done:')} ${consistency} ${kind} point of ${countOf(disks.length, 'disk')} in ${formatSeconds(seconds)}: ` +
 			`${formatBytes(total)} stored as ${formatBytes(stored)}`,

@@ -20,8 +20,8 @@ export async function checkSpace(
 	// A copy that comes nearer to a full file system than this is stopped.
 	const free = Math.max(0, (await freeBytes(repository)) - LEAST_BYTES);
 	if (needed <= free) return [];
-	const what = copies.some(({parent}) => parent) ? 'what is to be copied is' : 'the disks hold';
-	const words = `${what} up to ${mib(needed)} MiB, and ${repository} has ${mib(free)} MiB free to be used`;
+	const what = copies.some(({parent}) => parent) ? 'what is to be copied takes up to' : 'the disks hold up to';
+	const words = `${what} ${mib(needed)} MiB, and ${repository} has ${mib(free)} MiB free to be used`;
 	if (compression === 'zstd' && free > 0) return [`${words}: the copy has to compress well to fit`];
 	throw new QuiesceError('FAILED', words, {hint: 'Free some space, or let the copy be compressed.'});
 }

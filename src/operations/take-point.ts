@@ -1,33 +1,29 @@
-import path from 'node:path';
 import {concat, concatMap, defer, EMPTY, from, map, type Observable, of} from 'rxjs';
 import type {Cut, CutMethod} from '../cut/cut.ts';
 import {QuiesceError} from '../errors.ts';
 import {AgentError} from '../guest-agent/errors.ts';
 import type {FreezeWindow} from '../guest-agent/freeze-window.ts';
 import {storageAnswers} from '../host/storage-answers.ts';
-import type {HashRecord} from '../images/hash-records.ts';
 import {JobError} from '../jobs/errors.ts';
 import {type JobProgress, runJobs} from '../jobs/run-jobs.ts';
 import type {FreezeRecord} from '../repository/manifest.ts';
-import {extendHashes, writeHashes} from '../repository/content-hashes.ts';
-import {backingFileName, hashesFileName, imageFileName, pointFolder} from '../repository/layout.ts';
-import {createPartialPoint, type DiskDraft, type PartialPoint} from '../repository/partial-point.ts';
+import {createPartialPoint, type PartialPoint} from '../repository/partial-point.ts';
 import type {Point} from '../repository/points.ts';
 import {aborted} from '../rx/aborted.ts';
 import {scoped} from '../rx/scoped.ts';
 import {openDaemonSink} from '../sink/daemon.ts';
 import {openInlineSink} from '../sink/inline.ts';
-import type {ImageBase, OpenSink, Sink, SinkName} from '../sink/sink.ts';
+import type {OpenSink, Sink, SinkName} from '../sink/sink.ts';
 import type {BackupMessage, CutRecord, DiskProgress} from './backup-messages.ts';
 import {scratchFolders} from './choose-method.ts';
 import {keepBitmaps, markRecordings} from './keep-bitmaps.ts';
 import {clearPausing, markPausing} from './pause-marker.ts';
-import {bitmapFor, type DiskCopy} from './plan-copies.ts';
 import type {PointTask} from './point-task.ts';
 import {prepareCut} from './prepare-cut.ts';
 import {isQuiesceFailure} from './quiescer.ts';
 import {reachAgain} from './reach-again.ts';
 import {unwindInside} from './unwind.ts';
+import {type CopyFacts, draftOf, sinkDiskOf, type WrittenBytes} from './store-copies.ts';
 import {watchSpace} from './watch-space.ts';
 import {lostErrors} from './with-vm.ts';
 import {programVersion} from '../version.ts';
@@ -45,6 +41,7 @@ const PAUSE_MS = 5_000;
 export function takePoint(task: PointTask): Observable<BackupMessage> {
 	const {request, vm, run, repository} = task;
 	const onLostError = lostErrors(request);
+	const written: WrittenBytes = new Map();
 	return scoped({
 		acquire: () => createPartialPoint(repository, vm.name, new Date(), run.id),
 		release: (partial, outcome) => (outcome === 'completed' ? EMPTY : abandonPoint(task, partial)),
@@ -56,28 +53,22 @@ export function takePoint(task: PointTask): Observable<BackupMessage> {
 				onLostError,
 				use: () =>
 					scoped({
-						acquire: () => openSink(task, partial),
+						acquire: () => openSink(task, partial, written),
 						release: (sink, outcome) => (outcome === 'completed' ? EMPTY : abandon(task, sink)),
 						onLostError,
-						use: sink => copyAndSettle(task, partial, sink),
+						use: sink => copyAndSettle(task, partial, sink, written),
 					}),
 			}),
 	});
 }
 
-function openSink(task: PointTask, partial: PartialPoint): Promise<Sink> {
+function openSink(task: PointTask, partial: PartialPoint, written: WrittenBytes): Promise<Sink> {
 	const {request, vm, run, copies, qemuUid} = task;
 	return SINKS[request.sink]({
 		qmp: vm.qmp,
 		run: run.id,
 		folder: run.folder,
-		disks: copies.map(copy => ({
-			name: copy.disk.name,
-			path: partial.path(imageFileName(copy.disk.fileName)),
-			sizeBytes: copy.disk.medium.virtualSize,
-			base: baseOf(task, copy),
-			keepHashes: records => keepHashes(task, partial, copy, records),
-		})),
+		disks: copies.map(copy => sinkDiskOf(task, partial, copy, written)),
 		compression: request.compression,
 		qemuUid,
 		transcript: request.transcript,
@@ -85,26 +76,12 @@ function openSink(task: PointTask, partial: PartialPoint): Promise<Sink> {
 	});
 }
 
-function keepHashes(
-	{repository, vm}: PointTask,
+function copyAndSettle(
+	task: PointTask,
 	partial: PartialPoint,
-	{disk, layout, parent}: DiskCopy,
-	records: AsyncIterable<HashRecord>,
-): Promise<void> {
-	const file = partial.path(hashesFileName(imageFileName(disk.fileName)));
-	if (layout !== 'clone' || !parent) return writeHashes(file, records);
-	const before = path.join(pointFolder(repository.path, vm.name, parent.point), parent.disk.hashes ?? '');
-	return extendHashes(before, file, disk.medium.virtualSize, records);
-}
-
-function baseOf({repository, vm}: PointTask, {layout, parent}: DiskCopy): ImageBase | undefined {
-	if (!parent) return undefined;
-	const {point, disk} = parent;
-	if (layout === 'chain') return {kind: 'chain', backingFile: backingFileName(point, disk.file)};
-	return {kind: 'clone', of: path.join(pointFolder(repository.path, vm.name, point), disk.file)};
-}
-
-function copyAndSettle(task: PointTask, partial: PartialPoint, sink: Sink): Observable<BackupMessage> {
+	sink: Sink,
+	written: WrittenBytes,
+): Observable<BackupMessage> {
 	const {request, vm, chosen, repository} = task;
 	return defer(() => prepareCut(task, sink)).pipe(
 		concatMap(cut => {
@@ -137,7 +114,7 @@ function copyAndSettle(task: PointTask, partial: PartialPoint, sink: Sink): Obse
 				await sink.settle();
 				request.signal.throwIfAborted();
 				const marked = await markRecordings(task);
-				const point = await finish(task, partial, record, marked);
+				const point = await finish(task, partial, record, {marked, written});
 				const problems = await keepBitmaps(task, point);
 				return [
 					...problems.map(text => ({kind: 'warning' as const, text})),
@@ -149,7 +126,7 @@ function copyAndSettle(task: PointTask, partial: PartialPoint, sink: Sink): Obse
 	);
 }
 
-function finish(task: PointTask, partial: PartialPoint, cut: CutRecord, marked: ReadonlySet<string>): Promise<Point> {
+function finish(task: PointTask, partial: PartialPoint, cut: CutRecord, facts: CopyFacts): Promise<Point> {
 	const {request, vm, copies, skipped, warnings, machine, chosen} = task;
 	return partial.finish(
 		{
@@ -163,35 +140,13 @@ function finish(task: PointTask, partial: PartialPoint, cut: CutRecord, marked: 
 			method: chosen.method,
 			sink: request.sink,
 			compression: request.compression,
-			disks: copies.map(copy => draftOf(task, partial, copy, marked)),
+			disks: copies.map(copy => draftOf(task, partial, copy, facts)),
 			skipped,
 			warnings: cut.degraded === undefined ? warnings : [...warnings, cut.degraded],
 		},
 		machine,
 		{signal: request.signal},
 	);
-}
-
-function draftOf(task: PointTask, {id, run}: PartialPoint, copy: DiskCopy, marked: ReadonlySet<string>): DiskDraft {
-	const {disk, kind, reason, layout, parent, granularity, images} = copy;
-	const inherited = layout === 'clone' ? (parent?.disk.backing ?? null) : null;
-	return {
-		name: disk.name,
-		file: imageFileName(disk.fileName),
-		sizeBytes: disk.medium.virtualSize,
-		format: disk.medium.format,
-		deviceType: disk.deviceType ?? null,
-		...{kind, reason, layout},
-		parent: parent?.point ?? null,
-		chain: parent?.disk.chain ?? null,
-		backing: layout === 'chain' ? (parent?.point ?? null) : inherited,
-		hashes: hashesFileName(imageFileName(disk.fileName)),
-		bitmap:
-			granularity === undefined
-				? null
-				: {name: bitmapFor(task, disk.name, id, run), granularity, marked: marked.has(disk.name)},
-		source: images,
-	};
 }
 
 /** The cut, in a frozen guest if there is a quiescer. Under `require` anything less than a sound freeze fails. */

@@ -41,7 +41,7 @@ test('a VM without an agent and a guest is backed up, listed, shown, verified an
 	expect(list).toMatchObject({code: 0, stderr: ''});
 	expect(list.stdout).toMatch(new RegExp(`^${vm}@${id}  full  `, 'm'));
 	const shown = await runQuiesce(['show', `${vm}@${id}`, '-r', whole]);
-	expect(shown.stdout).toMatch(/^disk0 +disk0\.qcow2 +4\.0 MiB/m);
+	expect(shown.stdout).toMatch(/^disk0 +full +disk0\.qcow2 +4\.0 MiB/m);
 	expect(JSON.parse((await runQuiesce(['show', vm, '-r', whole, '--json'])).stdout)).toMatchObject({id, vm});
 	expect(await runQuiesce(['verify', '-r', whole])).toMatchObject({
 		code: 0,

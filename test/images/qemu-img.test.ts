@@ -59,7 +59,7 @@ test('reads from the header what QEMU reads', async () => {
 	const [plain, backed, external] = ['plain', 'backed', 'external'].map(name => path.join(folder, name));
 	qemuImg('create', '-q', '-f', 'qcow2', plain!, '1M');
 	qemuImg('create', '-q', '-f', 'qcow2', '-F', 'raw', '-u', '-b', '/etc/shadow', backed!, '2M');
-	qemuImg('create', '-q', '-f', 'qcow2', '-o', 'data_file=x.data', external!, '3M');
+	qemuImg('create', '-q', '-f', 'qcow2', '-o', `data_file=${external!}.data`, external!, '3M');
 	await expect(readQcow2Header(plain!)).resolves.toMatchObject({sizeBytes: MIB, backingFile: null, dataFile: 'none'});
 	await expect(readQcow2Header(backed!)).resolves.toMatchObject({sizeBytes: 2 * MIB, backingFile: '/etc/shadow'});
 	await expect(readQcow2Header(external!)).resolves.toMatchObject({sizeBytes: 3 * MIB, dataFile: 'external'});

@@ -86,7 +86,7 @@ function rowOf(message: ListMessage): Row {
 		consistency,
 		disks: disks.length,
 		sizeBytes: disks.reduce((sum, disk) => sum + disk.sizeBytes, 0),
-		storedBytes: disks.reduce((sum, disk) => sum + disk.storedBytes, 0),
+		storedBytes: disks.reduce((sum, disk) => sum + disk.addedBytes, 0),
 		warnings,
 		reasons: reasonLines(disks),
 	};

@@ -65,7 +65,7 @@ export function run(options: Options): Promise<void> {
 					{title: 'ON', value: disk => disk.backing ?? (disk.layout === 'clone' ? 'a clone' : '')},
 					{title: 'FILE', value: disk => disk.file},
 					{title: 'SIZE', value: disk => formatBytes(disk.sizeBytes), align: 'right'},
-					{title: 'STORED', value: disk => formatBytes(disk.storedBytes), align: 'right'},
+					{title: 'STORED', value: disk => formatBytes(disk.addedBytes), align: 'right'},
 					{title: 'WAS', value: disk => printable(disk.format)},
 				],
 				manifest.disks,
