@@ -22,6 +22,8 @@ export interface EarlierCopy {
 	readonly qemuProcess: QemuProcess | null;
 	/** When the full copy that it goes back to was begun. */
 	readonly fullAt: Date;
+	/** How many images it is read from; undefined where nobody looked. */
+	readonly images?: number | undefined;
 	/** Why nothing can be based on it. */
 	readonly problem?: string | undefined;
 }

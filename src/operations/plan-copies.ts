@@ -28,6 +28,8 @@ import type {DiskWithMedium} from './select-disks.ts';
 import {canPersist, sourceImages} from './source-images.ts';
 import type {VmSession} from './vm-session.ts';
 
+const MAX_IMAGES = 100;
+
 export const LAYOUTS = ['auto', 'chain', 'clone'] as const;
 
 export interface CopyWishes extends KindWishes {
@@ -96,7 +98,10 @@ export async function planCopies(facts: PlanFacts, wishes: CopyWishes): Promise<
 				...{disk, images: made, qemuProcess, now},
 				writer: writer && `process ${writer.pid} (${writer.name})`,
 			};
-			const decided = await decide(facts, today, await earlierCopies(repository, points, disk), wishes);
+			const decided = shorten(
+				await decide(facts, today, await earlierCopies(repository, points, disk), wishes),
+				layoutOf,
+			);
 			return {
 				...{disk, kind: decided.kind, reason: decided.reason, images: made},
 				...(decided.kind === 'full' ? {layout: 'alone'} : {layout: layoutOf(decided), parent: parentOf(decided, disk)}),
@@ -128,6 +133,13 @@ async function decide(
 		if (!bitmap?.marked || !isMarked || (await isMarked(today.disk, bitmap))) return decided;
 		lossy.add(bitmap.name);
 	}
+}
+
+/** Every reader opens all images of a chain, and nobody should meet his limit of open files. */
+function shorten(decided: CopyDecision, layoutOf: (decided: Increment) => DiskLayout): CopyDecision {
+	if (decided.kind === 'full' || layoutOf(decided) !== 'chain') return decided;
+	const {images = 1} = decided.parent;
+	return images < MAX_IMAGES ? decided : {kind: 'full', reason: `its chain has ${images} images, which is enough`};
 }
 
 /** The name of the bitmap that belongs to a point's disk. */
@@ -177,16 +189,21 @@ async function earlierCopies(
 			disk: stored,
 			qemuProcess: point.manifest.qemu.process,
 			fullAt: timeOfPointId(stored.chain),
-			problem: index === 0 || isCandidate(stored) ? await problem(repository, point, stored) : undefined,
+			...(index === 0 || isCandidate(stored) ? await lookAtChain(repository, point, stored) : {}),
 		})),
 	);
 }
 
-async function problem(repository: Repository, point: Point, disk: StoredDisk): Promise<string | undefined> {
+async function lookAtChain(
+	repository: Repository,
+	point: Point,
+	disk: StoredDisk,
+): Promise<Pick<EarlierCopy, 'problem' | 'images'>> {
 	try {
-		return await problemOf(await readDiskChain(repository, point, disk));
+		const chain = await readDiskChain(repository, point, disk);
+		return {problem: await problemOf(chain), images: chain.links.length};
 	} catch (error) {
-		if (error instanceof QuiesceError && error.code === 'DAMAGED') return error.message;
+		if (error instanceof QuiesceError && error.code === 'DAMAGED') return {problem: error.message};
 		throw error;
 	}
 }

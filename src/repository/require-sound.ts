@@ -6,7 +6,7 @@ import {sumProgress} from './hash-file.ts';
 import type {Point} from './points.ts';
 import type {Repository} from './repository.ts';
 import {contentProblem} from './verify-content.ts';
-import {verifyFiles} from './verify-point.ts';
+import {verifyFiles, verifyLink} from './verify-point.ts';
 
 export interface SoundnessOptions {
 	readonly signal?: AbortSignal | undefined;
@@ -15,7 +15,7 @@ export interface SoundnessOptions {
 }
 
 /**
- * Checks all files that are read when the named disks of a point are, in it and in the points beneath: documents, sizes,
+ * Checks all files that are read when the named disks of a point are, in it and in the points beneath: its documents, sizes,
  * checksums, and that the images name no files but each other. Throws `DAMAGED` with the first that is not as it was
  * written. Only what is not known by its files' checksums is opened with QEMU, and compared with what it is to show.
  */
@@ -28,16 +28,16 @@ export async function requireSound(
 	const wanted = point.manifest.disks.filter(({name}) => disks.includes(name));
 	const chains = await Promise.all(wanted.map(disk => readDiskChain(repository, point, disk)));
 	const known = chains.filter(({knownBy}) => knownBy === 'files').flatMap(({links}) => links);
-	const points = new Map(known.map(link => [link.point.id, link.point]));
-	points.set(point.id, point);
-	for (const id of chains.flatMap(({unsettled}) => unsettled)) points.delete(id);
 	const bytesTotal = known.reduce((sum, {disk}) => sum + disk.storedBytes, 0);
 	const onFile = sumProgress(bytesTotal, onProgress);
-	for (const each of points.values()) {
-		const stored = known.filter(link => link.point.id === each.id).map(({disk}) => disk);
-		const {problems} = await verifyFiles(each, stored, {signal, onProgress: onFile});
-		const [first] = problems;
-		if (first) throw damaged(path.join(each.folder, first.file), first.problem);
+	if (!chains.some(({unsettled}) => unsettled.includes(point.id))) {
+		const own = known.filter(link => link.point.id === point.id).map(({disk}) => disk);
+		const [first] = (await verifyFiles(point, own, {signal, onProgress: onFile})).problems;
+		if (first) throw damaged(path.join(point.folder, first.file), first.problem);
+	}
+	for (const link of known.filter(({point: {id}}) => id !== point.id)) {
+		const {problem} = await verifyLink(link, {signal, onProgress: onFile});
+		if (problem !== undefined) throw damaged(link.file, problem);
 	}
 	for (const {links} of chains) {
 		for (const {file, disk, backingFile} of links) {

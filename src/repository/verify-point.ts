@@ -73,7 +73,7 @@ export async function verifyPoint(
 		const beneath = chain.links.slice(0, -1);
 		for (const link of beneath) {
 			if (!known.has(link.file)) {
-				const {problem, bytes} = await linkProblem(link, chain.knownBy, options);
+				const {problem, bytes} = await verifyLink(link, chain.knownBy === 'files' ? options : 'header');
 				known.set(link.file, problem);
 				bytesRead += bytes;
 			}
@@ -91,22 +91,21 @@ export async function verifyPoint(
 	return {point: id, problems, warnings, bytesRead};
 }
 
-/** Of an image of another point: its checksum where it has one, else its structure alone. */
-async function linkProblem(
+/** Checks an image of another point: its header, and with `options` its size and checksum. Its documents may have gone. */
+export async function verifyLink(
 	{file, disk, backingFile}: DiskLink,
-	knownBy: DiskChain['knownBy'],
-	options: HashOptions,
+	options: HashOptions | 'header',
 ): Promise<{problem?: string; bytes: number}> {
 	try {
 		await requireNoForeignFiles(file, backingFile);
-		if (knownBy === 'files' && disk.sha256 !== null) {
-			const hash = (await hashFiles([file], {signal: options.signal})).get(file);
-			if (!hash || hash instanceof Error) return {problem: damageOf(hash), bytes: 0};
-			if (hash.sha256 !== disk.sha256) return {problem: 'its checksum is wrong', bytes: hash.bytes};
-			return {bytes: hash.bytes};
-		}
-		return {bytes: 0};
+		if (options === 'header' || disk.sha256 === null) return {bytes: 0};
+		const problem = await sizeProblem(file, disk.storedBytes);
+		if (problem !== undefined) return {problem, bytes: 0};
+		const hash = (await hashFiles([file], options)).get(file);
+		if (!hash || hash instanceof Error) return {problem: damageOf(hash), bytes: 0};
+		return hash.sha256 === disk.sha256 ? {bytes: hash.bytes} : {problem: 'its checksum is wrong', bytes: hash.bytes};
 	} catch (error) {
+		if (options !== 'header') options.signal?.throwIfAborted();
 		return {problem: damageOf(error), bytes: 0};
 	}
 }
