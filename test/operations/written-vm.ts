@@ -1,4 +1,4 @@
-import {randomBytes, randomInt, randomUUID} from 'node:crypto';
+import {randomInt, randomUUID} from 'node:crypto';
 import fs from 'node:fs';
 import path from 'node:path';
 import {expect} from 'vitest';
@@ -105,7 +105,7 @@ export interface Taken {
 	readonly warnings: readonly string[];
 }
 
-export const TWO_DISKS: readonly BareDisk[] = [
+const TWO_DISKS: readonly BareDisk[] = [
 	{name: 'vda', sizeBytes: 8 * MIB, fill: 0xaa, format: 'qcow2'},
 	{name: 'vdb', sizeBytes: 4 * MIB + 512, fill: 0xbb, format: 'qcow2'},
 ];
@@ -132,9 +132,4 @@ function differences(image: string, expected: Buffer): number[] {
 export function storedAs({finished: {manifest}}: Taken, disk: string): Pick<StoredDisk, 'kind' | 'reason' | 'parent'> {
 	const {kind, reason, parent} = manifest.disks.find(({name}) => name === disk)!;
 	return {kind, reason, parent};
-}
-
-/** Unlike what any disk held. */
-export function noise(bytes: number): Buffer {
-	return randomBytes(bytes);
 }
