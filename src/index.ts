@@ -8,6 +8,8 @@ export {discover, type DiscoveredVm} from './operations/discover.ts';
 export {doctor, type DoctorRequest, type Finding} from './operations/doctor.ts';
 export {inspect, type VmReport} from './operations/inspect.ts';
 export {list, type ListMessage, type ListOptions} from './operations/list.ts';
+export {protect, type ProtectOptions, type ProtectReport, unprotect} from './operations/protect.ts';
+export {prune, type PruneMessage, type PruneOptions, type PruneSummary} from './operations/prune.ts';
 export {recover, type Recovered, type RecoverRequest} from './operations/recover.ts';
 export {recoverAll, type RecoveredOf} from './operations/recover-all.ts';
 export {restore, type RestoredDisk, type RestoreMessage, type RestoreOptions} from './operations/restore.ts';
@@ -22,3 +24,4 @@ export {QmpCommandError, QmpDisconnectedError, QmpOutcomeUnknownError, QmpTimeou
 export type {QmpCommandName, QmpCommands, QmpEvent, QmpEventName, QmpEvents} from './qmp/schema.ts';
 export type {Machine} from './repository/machine.ts';
 export type {PointManifest, StoredDisk} from './repository/manifest.ts';
+export type {RetentionRules, RetentionVerdict} from './repository/retention.ts';

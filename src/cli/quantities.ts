@@ -1,7 +1,7 @@
 import {UsageError} from '../errors.ts';
 
 const BYTE_UNITS = ['B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB'] as const;
-const SECONDS = {ms: 0.001, s: 1, m: 60, h: 3600, d: 86_400} as const;
+const SECONDS = {ms: 0.001, s: 1, m: 60, h: 3600, d: 86_400, w: 604_800} as const;
 
 /** `1536` → `1.5 KiB`, with at most four figures. */
 export function formatBytes(bytes: number): string {
@@ -30,7 +30,7 @@ export function parseBytes(text: string, option: string): number {
 
 /** `250ms`, `30s`, `5m`, `2h`; a plain number is seconds. Milliseconds. */
 export function parseDuration(text: string, option: string): number {
-	const match = /^(?<number>\d+(?:\.\d+)?)\s*(?<unit>ms|s|m|h|d)?$/.exec(text.trim());
+	const match = /^(?<number>\d+(?:\.\d+)?)\s*(?<unit>ms|s|m|h|d|w)?$/.exec(text.trim());
 	if (!match) {
 		throw new UsageError(`${option}: '${text}' is not a duration`, {hint: 'Write it as 250ms, 30s, 5m or 2h.'});
 	}

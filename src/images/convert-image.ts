@@ -46,7 +46,7 @@ export function convertImage({signal, ...options}: ConvertOptions): Observable<n
 }
 
 /** Reads `(12.34/100%)`, wherever the output is cut, and tells each step forward. */
-function progressReader(emit: (done: number) => void): (text: string) => void {
+export function progressReader(emit: (done: number) => void): (text: string) => void {
 	let rest = '';
 	let last = -1;
 	return text => {

@@ -2,7 +2,7 @@ import {hash} from 'node:crypto';
 import {QuiesceError} from '../errors.ts';
 import type {NbdClient} from '../nbd/client.ts';
 import {NbdRequestError} from '../nbd/errors.ts';
-import {allRuns, writtenRuns} from './cluster-runs.ts';
+import {allRuns, type ClusterRun, writtenRuns} from './cluster-runs.ts';
 import type {ContentHashes} from './content-hashes.ts';
 import {CLUSTER_BYTES, clusterLength, type HashRecord} from './hash-records.ts';
 import {RunMerger} from './merge-runs.ts';
@@ -69,6 +69,8 @@ export interface ContentComparison {
 }
 
 export interface CompareContentOptions {
+	/** `expected`: only the clusters of which something is expected; the rest may be anything. */
+	readonly only?: 'expected' | undefined;
 	readonly maxMismatches?: number;
 	readonly onProgress?: ((progress: ContentProgress) => void) | undefined;
 }
@@ -80,7 +82,7 @@ export interface CompareContentOptions {
 export async function compareContent(
 	client: NbdClient,
 	expected: ContentHashes,
-	{maxMismatches = 10, onProgress}: CompareContentOptions = {},
+	{only, maxMismatches = 10, onProgress}: CompareContentOptions = {},
 ): Promise<ContentComparison> {
 	if (client.sizeBytes !== expected.sizeBytes) {
 		throw new QuiesceError('DAMAGED', `the image has ${client.sizeBytes} bytes instead of ${expected.sizeBytes}`);
@@ -102,7 +104,8 @@ export async function compareContent(
 		}
 	};
 	let bytesRead = 0;
-	for await (const part of readAhead(client, allRuns(client), (offset, into) => readIfSound(client, offset, into))) {
+	const runs = only === 'expected' ? expectedOf(allRuns(client), expected) : allRuns(client);
+	for await (const part of readAhead(client, runs, (offset, into) => readIfSound(client, offset, into))) {
 		const {firstCluster, clusters} = part.run;
 		if (part.content === 'zero') {
 			for (const record of expected.hashed(firstCluster, clusters)) report(record, 'differs');
@@ -121,6 +124,18 @@ export async function compareContent(
 		onProgress?.({bytesRead, positionBytes: positionAfter(client, firstCluster + clusters)});
 	}
 	return {mismatches, mismatchedClusters, bytesRead};
+}
+
+async function* expectedOf(runs: AsyncIterable<ClusterRun>, expected: ContentHashes): AsyncGenerator<ClusterRun> {
+	for await (const {firstCluster, clusters, content} of runs) {
+		const end = firstCluster + clusters;
+		let from = firstCluster;
+		for (let cluster = firstCluster; cluster <= end; cluster++) {
+			if (cluster < end && expected.contentOf(cluster) !== undefined) continue;
+			if (cluster > from) yield {firstCluster: from, clusters: cluster - from, content};
+			from = cluster + 1;
+		}
+	}
 }
 
 async function readIfSound(client: NbdClient, offset: number, into: Buffer): Promise<Buffer | undefined> {

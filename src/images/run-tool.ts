@@ -1,5 +1,6 @@
 import {type ChildProcess, spawn} from 'node:child_process';
 import {errnoOf, QuiesceError} from '../errors.ts';
+import {dyingWithUs} from '../host/die-with-us.ts';
 
 /** Where Debian and Ubuntu keep the tools that this program starts. */
 const packageOf: Readonly<Record<string, string>> = {
@@ -22,6 +23,8 @@ export interface ToolCall {
 	readonly object: string;
 	/** Ends the tool: SIGTERM, and SIGKILL 2 s later. */
 	readonly signal?: AbortSignal | undefined;
+	/** If we are killed: it goes on by default. */
+	readonly whenKilled?: 'die' | undefined;
 	/** Exit codes that are an answer and no failure; 0 if not given. */
 	readonly answers?: readonly number[];
 	/** Gets the output as it comes; it is then not collected. */
@@ -40,8 +43,10 @@ export interface ToolResult {
  * with the signal's reason if that was aborted.
  */
 export async function runTool(call: ToolCall): Promise<ToolResult> {
+	const [program, args] =
+		call.whenKilled === 'die' ? await dyingWithUs(call.tool, call.args) : ([call.tool, call.args] as const);
 	call.signal?.throwIfAborted();
-	const child = spawn(call.tool, call.args, {
+	const child = spawn(program, args, {
 		stdio: ['ignore', 'pipe', 'pipe'],
 		// Messages are shown and logged, and some are read: in one language.
 		env: {...process.env, LC_ALL: 'C'},

@@ -6,6 +6,7 @@ import {setImmediate as immediate, setTimeout as delay} from 'node:timers/promis
 import {promisify} from 'node:util';
 import {filter, firstValueFrom} from 'rxjs';
 import {asError, QuiesceError} from '../errors.ts';
+import {dyingWithUs} from '../host/die-with-us.ts';
 import {QmpConnection} from '../qmp/connection.ts';
 import type {QmpBlockdevOptions} from '../qmp/schema.ts';
 import type {RecordMessage} from '../qmp/transcript.ts';
@@ -94,11 +95,20 @@ export class StorageDaemon {
 	}
 
 	/** Resolves once it serves `socketPath`, which must not exist; the caller removes it afterwards. */
-	static async start(socketPath: string, options: {record?: RecordMessage | undefined} = {}): Promise<StorageDaemon> {
+	static async start(
+		socketPath: string,
+		options: {
+			readonly record?: RecordMessage | undefined;
+			/** If we are killed: by default it goes on, for a guest may be writing to it. */
+			readonly whenKilled?: 'die' | undefined;
+		} = {},
+	): Promise<StorageDaemon> {
 		// On the command line, because it is then there before anything can be asked of the daemon.
 		const server = `addr.type=unix,addr.path=${socketPath.replaceAll(',', ',,')}`;
 		const argv = ['--nbd-server', server, '--chardev', 'socket,id=quiesce,fd=3', '--monitor', 'chardev=quiesce'];
-		const child = spawn(PROGRAM, argv, {
+		const [program, args] =
+			options.whenKilled === 'die' ? await dyingWithUs(PROGRAM, argv) : ([PROGRAM, argv] as const);
+		const child = spawn(program, args, {
 			stdio: ['ignore', 'ignore', 'pipe', 'pipe'],
 			// Ctrl-C is for us: jobs that write to the daemon are cancelled first.
 			detached: true,

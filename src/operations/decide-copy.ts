@@ -24,6 +24,8 @@ export interface EarlierCopy {
 	readonly fullAt: Date;
 	/** How many images it is read from; undefined where nobody looked. */
 	readonly images?: number | undefined;
+	/** `unsettled` while its image may be exchanged for a merged one; undefined where nobody looked. */
+	readonly state?: 'settled' | 'unsettled' | undefined;
 	/** Why nothing can be based on it. */
 	readonly problem?: string | undefined;
 }

@@ -198,17 +198,18 @@ async function lookAtChain(
 	repository: Repository,
 	point: Point,
 	disk: StoredDisk,
-): Promise<Pick<EarlierCopy, 'problem' | 'images'>> {
+): Promise<Pick<EarlierCopy, 'problem' | 'images' | 'state'>> {
 	try {
 		const chain = await readDiskChain(repository, point, disk);
-		return {problem: await problemOf(chain), images: chain.links.length};
+		const state = chain.unsettled.includes(point.id) ? 'unsettled' : 'settled';
+		return {problem: await problemOf(chain), images: chain.links.length, state};
 	} catch (error) {
 		if (error instanceof QuiesceError && error.code === 'DAMAGED') return {problem: error.message};
 		throw error;
 	}
 }
 
-/** A clone needs its parent's file and what its content is known by. */
+/** A clone needs its parent's file, what that lies on, and what its content is known by. */
 async function layoutChooser(
 	{repository, vm, sink}: PlanFacts,
 	{layout}: CopyWishes,
@@ -224,7 +225,8 @@ async function layoutChooser(
 			hint: 'Leave out --layout, or use --layout chain.',
 		});
 	}
-	return ({parent: {disk}}) => (whyNot === undefined && disk.hashes !== null ? 'clone' : 'chain');
+	return ({parent: {disk, state}}) =>
+		whyNot === undefined && disk.hashes !== null && state !== 'unsettled' ? 'clone' : 'chain';
 }
 
 async function whyNoClones(folder: string, sink: SinkName): Promise<string | undefined> {

@@ -105,6 +105,19 @@ export async function mergingInto({point, disk}: Beneath): Promise<string | unde
 	}
 }
 
+/** Whether no merge into any disk of the point has begun and not ended. Until then its documents may not be of one mind. */
+export async function isSettled(repository: Repository, point: Point): Promise<boolean> {
+	for (const disk of point.manifest.disks) {
+		if (disk.backing === null) continue;
+		try {
+			if ((await mergingInto(await diskBeneath(repository, point, disk, disk.backing))) === point.id) return false;
+		} catch (error) {
+			if (!(error instanceof QuiesceError) || error.code !== 'DAMAGED') throw error;
+		}
+	}
+	return true;
+}
+
 /** The text of a merge's note. */
 export function mergingNote(into: string): object {
 	return {format: MERGING_FORMAT, into};

@@ -21,6 +21,21 @@ export async function writeDurably(file: string, text: string): Promise<void> {
 	}
 }
 
+/** Gives a file another content, or makes it: at every moment, and after a power cut, it has either the one or the other. */
+export async function replaceDurably(file: string, text: string): Promise<void> {
+	await replaceBy(file, fresh => writeDurably(fresh, text));
+}
+
+/** The same for a file that `write` makes, and syncs. Left over from a run that died, it is made again. */
+export async function replaceBy(file: string, write: (fresh: string) => Promise<void>): Promise<void> {
+	const folder = path.dirname(file);
+	const fresh = path.join(folder, `.${path.basename(file)}.new`);
+	await fs.rm(fresh, {force: true});
+	await write(fresh);
+	await fs.rename(fresh, file);
+	await syncFolder(folder);
+}
+
 /** Waits until what any process wrote to the file is on the disk. */
 export async function syncFile(file: string): Promise<void> {
 	const handle = await openPlainFile(file);
@@ -53,6 +68,17 @@ export async function moveToFreeName(from: string, to: string): Promise<void> {
 		return;
 	}
 	await fs.unlink(from);
+}
+
+/** Whether there is anything of that name, a link that leads nowhere included. */
+export async function isThere(file: string): Promise<boolean> {
+	try {
+		await fs.lstat(file);
+		return true;
+	} catch (error) {
+		if (['ENOENT', 'ENOTDIR'].includes(errnoOf(error) ?? '')) return false;
+		throw fileError('read', file, error);
+	}
 }
 
 /** The text of a document in a repository. Throws the system's error, or `DAMAGED` if it cannot be one of ours. */

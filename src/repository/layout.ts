@@ -8,6 +8,8 @@ export const MANIFEST_FILE = 'point.json';
 /** Takes the place of point.json in a point that is to go and others still need. */
 export const EXPIRED_FILE = 'expired.json';
 export const MACHINE_FILE = 'machine.json';
+/** Empty; in a point that no rule is to remove. */
+export const PROTECTED_FILE = 'protected';
 export const SUMS_FILE = 'SHA256SUMS';
 /** In a partial point only: whose it is. */
 export const OWNER_FILE = 'run.json';
@@ -39,9 +41,25 @@ export function parsePartialFolderName(name: string): string | undefined {
 	return id !== undefined && isPointId(id) ? id : undefined;
 }
 
+/** What a point's folder is called while it is being removed. */
+export function removedFolderName(id: string): string {
+	return `.${id}.removed`;
+}
+
+export function isRemovedFolderName(name: string): boolean {
+	const id = /^\.(?<id>.+)\.removed$/.exec(name)?.groups?.['id'];
+	return id !== undefined && isPointId(id);
+}
+
 /** How an image names the image of another point that lies beneath it. */
 export function backingFileName(point: string, file: string): string {
 	return `../${point}/${file}`;
+}
+
+/** The point that an image names so; undefined if it names something else. */
+export function pointOfBackingFile(name: string): string | undefined {
+	const {id = '', file = ''} = /^\.\.\/(?<id>[^/]+)\/(?<file>[^/]+)$/.exec(name)?.groups ?? {};
+	return isPointId(id) && isImageFileName(file) ? id : undefined;
 }
 
 /** The file of hashes that belongs to an image. */

@@ -105,7 +105,7 @@ export class PartialPoint {
 		await this.#writeDocuments(sums, text, formatDocument(machine));
 		options.signal?.throwIfAborted();
 		await this.#appear();
-		return {id, folder: this.#final, manifest};
+		return {id, folder: this.#final, manifest, isProtected: false};
 	}
 
 	/** Removes all that was written; nothing once the point is finished. */

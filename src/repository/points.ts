@@ -1,8 +1,17 @@
 import fs from 'node:fs/promises';
 import path from 'node:path';
 import {asError, errnoOf, QuiesceError, UsageError} from '../errors.ts';
-import {fileError, readDocument} from './durable-files.ts';
-import {decodeVmName, EXPIRED_FILE, MACHINE_FILE, MANIFEST_FILE, pointFolder, vmFolder, VMS_FOLDER} from './layout.ts';
+import {fileError, isThere, readDocument} from './durable-files.ts';
+import {
+	decodeVmName,
+	EXPIRED_FILE,
+	MACHINE_FILE,
+	MANIFEST_FILE,
+	pointFolder,
+	PROTECTED_FILE,
+	vmFolder,
+	VMS_FOLDER,
+} from './layout.ts';
 import {type Machine, parseMachine} from './machine.ts';
 import {parseManifest, type PointManifest} from './manifest.ts';
 import {comparePointIds, isPointId} from './point-id.ts';
@@ -13,12 +22,20 @@ export interface Point {
 	readonly id: string;
 	readonly folder: string;
 	readonly manifest: PointManifest;
+	/** Whether no rule is to remove it. */
+	readonly isProtected: boolean;
 }
 
 /** A point as it is found: `damaged` if not even its manifest can be read, for `reason`. */
 export type ListedPoint =
 	| ({readonly state: 'readable'} & Point)
-	| {readonly state: 'damaged'; readonly id: string; readonly folder: string; readonly reason: string};
+	| {
+			readonly state: 'damaged';
+			readonly id: string;
+			readonly folder: string;
+			readonly reason: string;
+			readonly isProtected: boolean;
+	  };
 
 const NAMED_AT_MOST = 5;
 
@@ -36,7 +53,9 @@ export async function listPoints(repository: Repository, vm: string): Promise<re
 			points.push({state: 'readable', ...(await load(repository, vm, id))});
 		} catch (error) {
 			if (!(error instanceof QuiesceError) || error.code !== 'DAMAGED') throw error;
-			points.push({state: 'damaged', id, folder: pointFolder(repository.path, vm, id), reason: error.message});
+			const folder = pointFolder(repository.path, vm, id);
+			const isProtected = await isThere(path.join(folder, PROTECTED_FILE));
+			points.push({state: 'damaged', id, folder, reason: error.message, isProtected});
 		}
 	}
 	return points;
@@ -55,7 +74,7 @@ async function load(repository: Repository, vm: string, id: string, document = M
 	if (manifest.id !== id || manifest.vm !== vm) {
 		throw new QuiesceError('DAMAGED', `${file} is that of another point: ${manifest.id} of ${manifest.vm}`);
 	}
-	return {id, folder, manifest};
+	return {id, folder, manifest, isProtected: await isThere(path.join(folder, PROTECTED_FILE))};
 }
 
 /** What is needed to start the point's VM again. Throws `DAMAGED` if it cannot be read. */
@@ -77,22 +96,32 @@ export async function resolvePoint(repository: Repository, vm: string, asked?: s
 	return load(repository, vm, id);
 }
 
-/** The visible points and those that are to go, as far as their documents can be read: all that an image can lie on. */
-export async function listStored(repository: Repository, vm: string): Promise<readonly StoredPoint[]> {
-	const stored: StoredPoint[] = [];
-	for (const id of (await foldersIn(vmFolder(repository.path, vm))).filter(isPointId).sort(comparePointIds)) {
-		try {
-			stored.push(await readStored(repository, vm, id));
-		} catch (error) {
-			if (!(error instanceof QuiesceError) || error.code !== 'DAMAGED') throw error;
-		}
-	}
-	return stored;
+/** All that an image can lie on, oldest first. */
+export interface StoredPoints {
+	readonly readable: readonly StoredPoint[];
+	/** Those of which not even the document can be read. */
+	readonly unreadable: readonly Pick<StoredPoint, 'id' | 'folder' | 'state'>[];
 }
 
 /** A point that may have ceased to be visible, since it is to go and others still need its images. */
 export interface StoredPoint extends Point {
 	readonly state: 'visible' | 'expired';
+}
+
+/** The visible points and those that are to go. */
+export async function listStored(repository: Repository, vm: string): Promise<StoredPoints> {
+	const readable: StoredPoint[] = [];
+	const unreadable: Pick<StoredPoint, 'id' | 'folder' | 'state'>[] = [];
+	for (const id of (await foldersIn(vmFolder(repository.path, vm))).filter(isPointId).sort(comparePointIds)) {
+		try {
+			readable.push(await readStored(repository, vm, id));
+		} catch (error) {
+			if (!(error instanceof QuiesceError) || error.code !== 'DAMAGED') throw error;
+			const folder = pointFolder(repository.path, vm, id);
+			unreadable.push({id, folder, state: (await isThere(path.join(folder, EXPIRED_FILE))) ? 'expired' : 'visible'});
+		}
+	}
+	return {readable, unreadable};
 }
 
 /** Throws `DAMAGED` if there is no such point, visible or not, or if its document cannot be read. */
@@ -110,16 +139,6 @@ async function pointIds(repository: Repository, vm: string): Promise<readonly st
 		ids.map(id => isThere(path.join(pointFolder(repository.path, vm, id), EXPIRED_FILE))),
 	);
 	return ids.filter((_, index) => expired[index] !== true);
-}
-
-async function isThere(file: string): Promise<boolean> {
-	try {
-		await fs.lstat(file);
-		return true;
-	} catch (error) {
-		if (['ENOENT', 'ENOTDIR'].includes(errnoOf(error) ?? '')) return false;
-		throw fileError('read', file, error);
-	}
 }
 
 /** Real folders only: a link might lead out of the repository. */

@@ -1,7 +1,7 @@
 import path from 'node:path';
 import {QuiesceError} from '../errors.ts';
 import {requireNoForeignFiles} from '../images/qcow2-header.ts';
-import {readDiskChain} from './disk-chain.ts';
+import {isSettled, readDiskChain} from './disk-chain.ts';
 import {sumProgress} from './hash-file.ts';
 import type {Point} from './points.ts';
 import type {Repository} from './repository.ts';
@@ -30,12 +30,13 @@ export async function requireSound(
 	const known = chains.filter(({knownBy}) => knownBy === 'files').flatMap(({links}) => links);
 	const bytesTotal = known.reduce((sum, {disk}) => sum + disk.storedBytes, 0);
 	const onFile = sumProgress(bytesTotal, onProgress);
-	if (!chains.some(({unsettled}) => unsettled.includes(point.id))) {
+	const settled = (await isSettled(repository, point)) ? [point.id] : [];
+	if (settled.length > 0) {
 		const own = known.filter(link => link.point.id === point.id).map(({disk}) => disk);
 		const [first] = (await verifyFiles(point, own, {signal, onProgress: onFile})).problems;
 		if (first) throw damaged(path.join(point.folder, first.file), first.problem);
 	}
-	for (const link of known.filter(({point: {id}}) => id !== point.id)) {
+	for (const link of known.filter(({point: {id}}) => !settled.includes(id))) {
 		const {problem} = await verifyLink(link, {signal, onProgress: onFile});
 		if (problem !== undefined) throw damaged(link.file, problem);
 	}

@@ -49,20 +49,36 @@ export async function contentProblem(
 	return `${bytes} bytes are not what the guest had: ${where}${mismatches.length < mismatchedClusters ? ' …' : ''}`;
 }
 
+/**
+ * Reads an image, with all that it lies on, where another one stored something, and compares it with the hashes of that.
+ * Returns whether they are alike. The images' headers must have been checked.
+ */
+export async function holdsStored(
+	file: string,
+	hashes: string,
+	sizeBytes: number,
+	options: ContentOptions,
+): Promise<boolean> {
+	const {mismatchedClusters} = await compare(file, await composeHashes([hashes], sizeBytes), options, 'expected');
+	return mismatchedClusters === 0;
+}
+
 async function compare(
 	file: string,
 	expected: ContentHashes,
 	{signal, onProgress}: ContentOptions,
+	only?: 'expected',
 ): Promise<ContentComparison> {
 	const folder = await fs.mkdtemp(path.join(os.tmpdir(), 'quiesce-'));
 	const socket = path.join(folder, 'nbd.sock');
 	try {
-		const daemon = await StorageDaemon.start(socket);
+		const daemon = await StorageDaemon.start(socket, {whenKilled: 'die'});
 		try {
 			await daemon.serveReadOnly({name: NAME, path: file, chain: 'follow'});
 			const client = await NbdClient.connect(socket, NAME, {metaContexts: [ZERO_CONTEXT], signal});
 			try {
 				return await compareContent(client, expected, {
+					only,
 					onProgress: ({positionBytes}) => onProgress?.(file, positionBytes),
 				});
 			} finally {

@@ -4,12 +4,12 @@ import {asError, errnoOf, QuiesceError} from '../errors.ts';
 import {systemReason} from '../images/plain-file.ts';
 import {checkImage, imageInfo} from '../images/qemu-img.ts';
 import {requireNoForeignFiles} from '../images/qcow2-header.ts';
-import {type DiskChain, type DiskLink, readDiskChain} from './disk-chain.ts';
+import {type DiskChain, type DiskLink, isSettled, readDiskChain} from './disk-chain.ts';
 import {readDocument} from './durable-files.ts';
 import {type HashOptions, hashFiles} from './hash-file.ts';
-import {MACHINE_FILE, MANIFEST_FILE, SUMS_FILE} from './layout.ts';
+import {EXPIRED_FILE, MACHINE_FILE, MANIFEST_FILE, SUMS_FILE} from './layout.ts';
 import type {StoredDisk} from './manifest.ts';
-import {type Point, readMachine, readPoint} from './points.ts';
+import {type Point, readMachine, readPoint, type StoredPoint} from './points.ts';
 import type {Repository} from './repository.ts';
 import {parseSums} from './sums.ts';
 import {contentProblem} from './verify-content.ts';
@@ -33,7 +33,7 @@ export interface PointVerification {
 export interface VerifyPointOptions extends HashOptions {
 	/** Compare what the guest would see with the hashes of what it saw, also where the files' checksums vouch for it. */
 	readonly depth?: 'files' | 'content' | undefined;
-	/** Images of other points that were found sound or not already, by their path: one that many lie on is read once. */
+	/** Images of other points that were found sound or not already: one that many lie on is read once. */
 	readonly known?: Map<string, string | undefined> | undefined;
 }
 
@@ -63,24 +63,30 @@ export async function verifyPoint(
 			problems.push({file: disk.file, problem: damageOf(error)});
 		}
 	}
-	const isSettled = [...chains.values()].every(({unsettled}) => !unsettled.includes(id));
-	const own = point.manifest.disks.filter(disk => isSettled || chains.get(disk)?.knownBy === 'files');
-	const files = isSettled ? await verifyFiles(point, own, options) : {problems: [], bytesRead: 0};
+	const state = (await isSettled(repository, point)) ? 'settled' : 'unsettled';
+	const files =
+		state === 'settled' ? await verifyFiles(point, point.manifest.disks, options) : {problems: [], bytesRead: 0};
 	problems.push(...files.problems);
 	let {bytesRead} = files;
 	for (const [disk, chain] of chains) {
 		if (problems.some(({file}) => file === disk.file)) continue;
-		const beneath = chain.links.slice(0, -1);
-		for (const link of beneath) {
-			if (!known.has(link.file)) {
-				const {problem, bytes} = await verifyLink(link, chain.knownBy === 'files' ? options : 'header');
-				known.set(link.file, problem);
+		const unchecked = state === 'settled' ? chain.links.slice(0, -1) : chain.links;
+		const how = chain.knownBy === 'files' ? options : 'header';
+		let badLinks = 0;
+		for (const link of unchecked) {
+			// What was only looked at for one chain may be known by its checksum in another.
+			const key = how === 'header' ? `header of ${link.file}` : link.file;
+			if (!known.has(key)) {
+				const {problem, bytes} = await verifyLink(link, how);
+				known.set(key, problem);
 				bytesRead += bytes;
 			}
-			const problem = known.get(link.file);
-			if (problem !== undefined) problems.push({file: path.relative(point.folder, link.file), problem});
+			const problem = known.get(key);
+			if (problem === undefined) continue;
+			problems.push({file: path.relative(point.folder, link.file), problem});
+			badLinks++;
 		}
-		if (problems.some(({file}) => file.startsWith('..'))) continue;
+		if (badLinks > 0) continue;
 		const {problems: found, warnings: wasted} = await verifyImage(chain, options.signal);
 		problems.push(...found.map(problem => ({file: disk.file, problem})));
 		warnings.push(...wasted.map(problem => ({file: disk.file, problem})));
@@ -112,7 +118,7 @@ export async function verifyLink(
 
 /** Checks the documents of a point, and the sizes and checksums of the images of `disks`; opens none. */
 export async function verifyFiles(
-	point: Point,
+	point: Point | StoredPoint,
 	disks: readonly StoredDisk[],
 	options: HashOptions,
 ): Promise<{problems: FileProblem[]; bytesRead: number}> {
@@ -125,8 +131,9 @@ export async function verifyFiles(
 	await readMachine(point).catch((error: unknown) => {
 		report(MACHINE_FILE, damageOf(error));
 	});
+	const document = 'state' in point && point.state === 'expired' ? EXPIRED_FILE : MANIFEST_FILE;
 	const wanted = new Map<string, string | undefined>([
-		[MANIFEST_FILE, sums?.get(MANIFEST_FILE)],
+		[document, sums?.get(MANIFEST_FILE)],
 		[MACHINE_FILE, sums?.get(MACHINE_FILE)],
 	]);
 	for (const {file, sha256, storedBytes, hashes} of disks) {
@@ -173,7 +180,7 @@ async function verifyImage({links}: DiskChain, signal?: AbortSignal) {
 }
 
 /** The files of a disk that SHA256SUMS lists. */
-export function summedFiles({file, sha256, hashes}: Pick<StoredDisk, 'file' | 'sha256' | 'hashes'>): string[] {
+function summedFiles({file, sha256, hashes}: Pick<StoredDisk, 'file' | 'sha256' | 'hashes'>): string[] {
 	return [...(sha256 === null ? [] : [file]), ...(hashes === null ? [] : [hashes])];
 }
 

@@ -88,7 +88,7 @@ test('a manifest that cannot be read makes a damaged point, not an error', async
 	for (const [text, reason] of cases) {
 		fs.writeFileSync(file, text);
 		await expect(listPoints(repository, 'web')).resolves.toEqual([
-			{state: 'damaged', id, folder, reason: expect.stringContaining(reason) as string},
+			{state: 'damaged', id, folder, isProtected: false, reason: expect.stringContaining(reason) as string},
 		]);
 		await expect(readPoint(repository, 'web', id)).rejects.toMatchObject({code: 'DAMAGED'});
 	}

@@ -43,6 +43,7 @@ interface Row {
 	readonly disks: number;
 	readonly sizeBytes: number;
 	readonly storedBytes: number;
+	readonly protected: boolean;
 	readonly warnings: readonly string[];
 	/** Of each disk that is not what it could have been: why. */
 	readonly reasons: readonly string[];
@@ -60,7 +61,11 @@ const COLUMNS: readonly Column<Row>[] = [
 /** Below each point. */
 function withReasons(table: string, rows: readonly Row[]): string {
 	const [title = '', ...lines] = table.split('\n');
-	return [title, ...lines.flatMap((line, index) => [line, ...(rows[index]?.reasons ?? []).map(words)])].join('\n');
+	return [title, ...lines.flatMap((line, index) => [line, ...notesOf(rows[index]).map(words)])].join('\n');
+}
+
+function notesOf(row: Row | undefined): readonly string[] {
+	return row ? [...(row.protected ? ['protected'] : []), ...row.reasons] : [];
 }
 
 function words(reason: string): string {
@@ -68,14 +73,15 @@ function words(reason: string): string {
 }
 
 function rowOf(message: ListMessage): Row {
-	const nothing = {kind: '', disks: 0, sizeBytes: 0, storedBytes: 0, warnings: [], reasons: []};
+	const nothing = {kind: '', disks: 0, sizeBytes: 0, storedBytes: 0, protected: false, warnings: [], reasons: []};
 	if (message.kind === 'partial') {
 		const whose = {alive: 'being written', dead: 'left by a dead run', unknown: 'of another host'}[message.owner];
 		return {...nothing, vm: message.vm, point: message.partial.id, state: 'partial', consistency: whose};
 	}
 	const {vm, point} = message;
 	if (point.state === 'damaged') {
-		return {...nothing, vm, point: point.id, state: 'damaged', consistency: point.reason};
+		const {id, reason, isProtected} = point;
+		return {...nothing, vm, point: id, state: 'damaged', consistency: reason, protected: isProtected};
 	}
 	const {kind, consistency, disks, warnings} = point.manifest;
 	return {
@@ -87,6 +93,7 @@ function rowOf(message: ListMessage): Row {
 		disks: disks.length,
 		sizeBytes: disks.reduce((sum, disk) => sum + disk.sizeBytes, 0),
 		storedBytes: disks.reduce((sum, disk) => sum + disk.addedBytes, 0),
+		protected: point.isProtected,
 		warnings,
 		reasons: reasonLines(disks),
 	};
