@@ -194,7 +194,7 @@ describe('backup', () => {
 		const loud = await runQuiesce(['backup', guest.name, '-r', repository]);
 		expect(loud.code).toBe(0);
 		expect(loud.stdout).toMatch(new RegExp(`^${guest.name}@[-0-9TZ.]+\n$`));
-		expect(loud.stderr).toMatch(/^done: quiesced point of 2 disks/m);
+		expect(loud.stderr).toMatch(/^done: quiesced full point of 2 disks/m);
 		expect(loud.stderr).not.toMatch(/\u001b/);
 		const quiet = await runQuiesce(['backup', guest.name, '--quiet'], {env: {QUIESCE_REPOSITORY: repository}});
 		expect(quiet).toMatchObject({code: 0, stderr: ''});

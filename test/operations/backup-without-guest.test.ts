@@ -228,7 +228,13 @@ test('disks are left out and chosen by name, and a name that no disk has is refu
 	const {manifest, folder} = finishedOf(await take(requestFor(vm, repository, {only: ['vdb']})));
 	expect(manifest.disks.map(({name}) => name)).toEqual(['vdb']);
 	expect(manifest.skipped).toEqual([{name: 'vda', reason: 'not asked for'}]);
-	expect(fs.readdirSync(folder).sort()).toEqual(['SHA256SUMS', 'machine.json', 'point.json', 'vdb.qcow2']);
+	expect(fs.readdirSync(folder).sort()).toEqual([
+		'SHA256SUMS',
+		'machine.json',
+		'point.json',
+		'vdb.hashes',
+		'vdb.qcow2',
+	]);
 	const failing = take(requestFor(vm, repository, {exclude: ['vdc']}));
 	await expect(failing).rejects.toThrow(UsageError);
 	await expect(failing).rejects.toThrow("this VM has no disk 'vdc'");

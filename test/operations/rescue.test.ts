@@ -135,7 +135,7 @@ test.each([
 	await dying.until('progress');
 	if (alone) {
 		await vm.kill();
-		await expect(dying.until('finished')).rejects.toThrow(/closed|ended/);
+		await expect(dying.until('finished')).rejects.toThrow(/closed|ended|was lost/);
 		await eventually(() => !isRunning(dying.child.pid!), UNDONE_MS);
 	} else {
 		const killed = vm.kill();

@@ -62,17 +62,36 @@ export function qemuState(guest: Guest): Promise<string[]> {
 			),
 			...nodes.map(node => `node ${node['node-name'] ?? ''}: ${node.drv}${node.ro ? ', read-only' : ''}`),
 			...nodes.flatMap(node =>
-				(node['dirty-bitmaps'] ?? []).map(
-					({name, recording, busy}) =>
-						`bitmap ${name ?? ''} of ${node['node-name'] ?? ''}${recording ? ', recording' : ''}${busy ? ', busy' : ''}`,
-				),
+				(node['dirty-bitmaps'] ?? [])
+					.filter(({name}) => !isLasting(name))
+					.map(
+						({name, recording, busy}) =>
+							`bitmap ${name ?? ''} of ${node['node-name'] ?? ''}${recording ? ', recording' : ''}${busy ? ', busy' : ''}`,
+					),
 			),
+			...nodes.flatMap(tooManyLasting),
 			...graph.edges.map(
 				({parent, child, name}) => `${named.get(parent) ?? ''} has ${named.get(child) ?? ''} as ${name}`,
 			),
 		];
 		return lines.sort();
 	});
+}
+
+/** The bitmap of a durable point, which is there to stay. */
+function isLasting(name = ''): boolean {
+	return /^qsc-[0-9a-f]{12}-/.test(name);
+}
+
+/** That of the newest point, that of the full it goes back to, and one that a killed run did not come to remove. */
+const MOST_LASTING = 3;
+
+function tooManyLasting(node: Answers['query-named-block-nodes'][number]): string[] {
+	const lasting = (node['dirty-bitmaps'] ?? []).filter(({name}) => isLasting(name));
+	const byTag = Map.groupBy(lasting, ({name = ''}) => name.slice(0, 'qsc-'.length + 12));
+	return [...byTag.values()]
+		.filter(({length}) => length > MOST_LASTING)
+		.map(({length}) => `${length} lasting bitmaps on ${node['node-name'] ?? ''}`);
 }
 
 /** What is there now and was not, and the other way round; in words. */
