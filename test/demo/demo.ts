@@ -46,8 +46,7 @@ async function demonstrate(): Promise<void> {
 	signal.throwIfAborted();
 	await using guest = await startGuest({name: 'demo', bytes: 128 * MIB, fillBytes: 48 * MIB});
 	signal.throwIfAborted();
-	const before = await prepare(guest);
-	say(`booted in ${(guest.bootMs / 1000).toFixed(1)} s; the stamp is at ${before.a} and goes on`);
+	say(`booted in ${(guest.bootMs / 1000).toFixed(1)} s; the stamp is at ${(await guest.stamps()).a} and goes on`);
 
 	const repository = ['-r', join(stage.folder, 'repo')];
 	const restored = join(stage.folder, 'restored');
@@ -58,13 +57,22 @@ async function demonstrate(): Promise<void> {
 
 	title('Back it up while it writes');
 	await stage.quiesce('backup', 'demo', ...repository, '--quiesce', 'require');
+
+	title('And once more: now only what has changed');
+	const before = await prepare(guest);
+	await stage.quiesce('backup', 'demo', ...repository, '--quiesce', 'require');
 	const after = await guest.stamps();
 	const left = await leftIn(guest);
 
 	title('What is in the repository, and is it sound?');
 	await stage.quiesce('list', ...repository);
 	say();
-	await stage.quiesce('verify', ...repository);
+	await stage.quiesce('verify', '--deep', ...repository);
+
+	title('Keep only the newest point: the older one is merged into it');
+	await stage.quiesce('prune', 'demo', ...repository, '--keep-last', '1');
+	say();
+	await stage.quiesce('list', ...repository);
 
 	title('Bring the disks back');
 	await stage.quiesce('restore', 'demo', '--to', restored, ...repository);
@@ -149,7 +157,8 @@ function lastWords(report: string): string {
 function summary(checks: number, ms: number): void {
 	title('Shown');
 	say('A running guest with two disks was frozen, cut at one instant, thawed and copied');
-	say('while it wrote on. The point was listed, verified and restored, and the restored');
-	say(`disks are those of that instant. All ${checks} checks held, in ${Math.round(ms / 1000)} s.`);
+	say('while it wrote on, first all of it and then what had changed. The points were verified');
+	say('and merged to one, and the disks that were restored from it are those of its instant.');
+	say(`All ${checks} checks held, in ${Math.round(ms / 1000)} s.`);
 	say('The guest is ended, and the temporary folder removed. Next: docs/quick-start.md');
 }

@@ -167,5 +167,7 @@ function withoutStandIn(why: string): string {
 
 function summaryLine({dryRun, kept, removed, bytesFreed}: PruneSummary): string {
 	const counts = `${countOf(kept, 'point')} kept, ${removed} ${dryRun ? 'would be removed' : 'removed'}`;
-	return dryRun ? `${counts}; nothing was changed` : `${counts}, ${formatBytes(bytesFreed)} freed`;
+	if (dryRun) return `${counts}; nothing was changed`;
+	// What is merged is not compressed, and can take more than the two images did.
+	return `${counts}, ${formatBytes(Math.abs(bytesFreed))} ${bytesFreed < 0 ? 'more in use' : 'freed'}`;
 }
