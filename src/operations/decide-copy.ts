@@ -112,8 +112,9 @@ function problemWith({point, disk: then, problem, qemuProcess}: EarlierCopy, tod
 
 function missing({format}: Medium, then: QemuProcess | null, now: QemuProcess | null): string {
 	const isAnother = then?.startTicks !== now?.startTicks || then?.bootId !== now?.bootId;
-	if (!then || !now || !isAnother)
-		return 'its bitmap is missing: another program removed it, as a revert to a snapshot does';
+	if (!then || !now || !isAnother) {
+		return 'its bitmap is missing: another program removed it, as a revert to a snapshot does, or its run was killed';
+	}
 	if (format !== 'qcow2') {
 		return `its bitmap is missing: QEMU keeps that of a ${format} disk in memory only, and was started anew on ${now.startedAt}`;
 	}

@@ -4,13 +4,14 @@
  *   --all            at every step, which takes hours; else where most is at stake
  *   --scenario NAME  only this one (may be repeated)
  *   --fault NAME     only this one (may be repeated)
- *   --write-docs     puts the table into docs/reliability.md
+ *   --write-docs     puts what came of it into the table of docs/reliability.md
  */
 import {fileURLToPath} from 'node:url';
 import {parseArgs} from 'node:util';
 import {runCampaign} from './harness/campaign.ts';
 import {FAULTS} from './harness/faults/all.ts';
 import {lineOf, tableOf, writeTable} from './harness/report.ts';
+import {formatTable} from './harness/table.ts';
 import {SCENARIOS} from './scenarios/all.ts';
 
 const {values} = parseArgs({
@@ -45,6 +46,10 @@ const results = await runCampaign({
 	},
 });
 const table = tableOf(results, scenarios, faults);
-console.log(`\n${table}`);
-if (values['write-docs']) await writeTable(fileURLToPath(new URL('../../docs/reliability.md', import.meta.url)), table);
+const columns = scenarios.map(({name}) => name);
+const rows = faults.map(({title}) => title);
+console.log(`\n${formatTable(table, columns, rows)}`);
+if (values['write-docs']) {
+	await writeTable(fileURLToPath(new URL('../../docs/reliability.md', import.meta.url)), table, SCENARIOS, FAULTS);
+}
 process.exitCode = results.every(({wrong}) => wrong.length === 0) ? 0 : 1;

@@ -39,6 +39,9 @@ const DEEDS = ['mkdir', 'rename', 'rm', 'rmdir', 'writeFile', 'link', 'unlink'] 
 
 type Deed = (target: unknown, ...rest: unknown[]) => Promise<unknown>;
 
+/** Where the arguments of setpriv(1) have the program that is to die with us. */
+const WRAPPED_AT = 7;
+
 function watchDeeds(): void {
 	const promises = fs.promises as unknown as Record<string, Deed>;
 	for (const name of DEEDS) {
@@ -52,9 +55,10 @@ function watchDeeds(): void {
 	const spawn = childProcess.spawn as (...args: unknown[]) => unknown;
 	childProcess.spawn = ((program: string, args: readonly string[], ...rest: unknown[]) => {
 		const child = spawn(program, args, ...rest);
-		const what = args.find(arg => !arg.startsWith('-')) ?? '';
+		const [meant = '', ...its] = program === 'setpriv' ? args.slice(WRAPPED_AT) : [program, ...args];
+		const what = its.find(arg => !arg.startsWith('-')) ?? '';
 		queueMicrotask(() => {
-			reached(names.ofDeed('start', `${path.basename(program)} ${path.basename(what)}`.trim()));
+			reached(names.ofDeed('start', `${path.basename(meant)} ${path.basename(what)}`.trim()));
 		});
 		return child;
 	}) as typeof childProcess.spawn;

@@ -2,6 +2,7 @@ import {readFile} from 'node:fs/promises';
 import type {Fault} from './fault.ts';
 import type {Scenario} from './scenario.ts';
 import {Stage, type VmKind} from './stage.ts';
+import {stepsAt} from './steps.ts';
 import {killWithGuards} from './processes.ts';
 import {type Point, recoveryArgs, runTrial, type TrialResult} from './trial.ts';
 
@@ -15,6 +16,7 @@ export interface Campaign {
 }
 
 const PLAIN: VmKind = {name: 'plain'};
+const vmOf = (scenario: Scenario, fault: Fault): VmKind => fault.vm ?? scenario.vm ?? PLAIN;
 /** Of a recovery, in the short campaign. */
 const SPREAD = 2;
 
@@ -27,8 +29,8 @@ export async function runCampaign(campaign: Campaign): Promise<TrialResult[]> {
 	};
 	for (const scenario of campaign.scenarios) {
 		const faults = campaign.faults.filter(fault => isMeant(scenario, fault, campaign.points));
-		for (const vm of new Set(faults.map(fault => fault.vm ?? PLAIN))) {
-			const here = faults.filter(fault => (fault.vm ?? PLAIN) === vm);
+		for (const vm of new Set(faults.map(fault => vmOf(scenario, fault)))) {
+			const here = faults.filter(fault => vmOf(scenario, fault) === vm);
 			try {
 				await runOnOneVm(scenario, here, vm, campaign.points, tell);
 			} catch (error) {
@@ -46,7 +48,7 @@ async function runOnOneVm(
 	points: Campaign['points'],
 	tell: Campaign['tell'],
 ): Promise<void> {
-	await using stage = await Stage.set(vm);
+	await using stage = await Stage.set(vm, scenario.fileSystem);
 	await scenario.prepare?.(stage);
 	const steps = await stepsOf(scenario, stage);
 	for (const fault of faults) {
@@ -77,6 +79,7 @@ function isMeant({only, without, sample}: Scenario, {name}: Fault, points: Campa
 
 /** Those of a run that goes well: a new step of the program is covered by itself. */
 async function stepsOf(scenario: Scenario, stage: Stage): Promise<string[]> {
+	await scenario.arrange?.(stage);
 	const file = stage.new('steps');
 	const args = [...scenario.args(stage, {slow: false}), '--transcript', stage.new('transcript')];
 	const ended = await stage.run(args, {steps: file});
@@ -97,8 +100,7 @@ async function pointsFor(
 	points: Campaign['points'],
 ): Promise<Point[]> {
 	const possible = steps.filter(step => fault.at?.test(step) ?? true);
-	const sampled = fault.sample.map(pattern => possible.find(step => pattern.test(step)));
-	const some = [...new Set(sampled)].filter(step => step !== undefined);
+	const some = stepsAt(scenario.at?.[fault.name] ?? fault.sample, possible);
 	const chosen = {all: possible, sample: some, few: some.filter((_, index) => index % 2 === 0)}[points];
 	if (fault.recoveryDies !== true) return chosen.map(step => ({step}));
 	const pairs: Point[] = [];
@@ -112,6 +114,7 @@ async function pointsFor(
 
 /** Those of what recovers from a run that is killed at a step. */
 async function stepsOfRecovery(scenario: Scenario, stage: Stage, step: string): Promise<string[]> {
+	await scenario.arrange?.(stage);
 	const args = [...scenario.args(stage, {slow: false}), '--transcript', stage.new('transcript')];
 	const tool = stage.start(args, {steps: stage.new('steps'), stopAt: step});
 	if (await tool.stopped) await killWithGuards(stage, tool);

@@ -1,5 +1,6 @@
 import type {Scenario} from './scenario.ts';
 import type {Stage, VmKind} from './stage.ts';
+import type {Place} from './steps.ts';
 import type {Tool} from './tool.ts';
 
 /** A run that stands still at a step, for a fault to strike. */
@@ -35,14 +36,14 @@ export interface Fault {
 	/** More arguments. */
 	readonly args?: (stage: Stage) => readonly string[];
 	/** Before the run starts. Returns what undoes it. */
-	readonly arrange?: (stage: Stage) => Promise<() => Promise<void>>;
+	readonly arrange?: (stage: Stage, scenario: Scenario) => Promise<() => Promise<void>>;
 	readonly strike: (trial: Trial) => Promise<Heal | undefined>;
 	/** Throws if the run, which lived, should not have ended as it did. */
 	readonly expects?: (code: number | null, stderr: string) => void;
 	/** What a run that lives cannot help leaving, for the recovery to remove. */
 	readonly mayLeave?: RegExp;
-	/** Patterns of the steps at which the short campaign strikes: at the first step that matches each. */
-	readonly sample: readonly RegExp[];
+	/** Where the short campaign strikes. */
+	readonly sample: readonly Place[];
 	/** Which steps make sense; default all. */
 	readonly at?: RegExp;
 	/** The recovery after it is killed too, at each of its own steps. */

@@ -78,6 +78,16 @@ export function qemuState(guest: Guest): Promise<string[]> {
 	});
 }
 
+/** The names of the bitmaps that stay with durable points, whoever's disks they are of. */
+export function lastingBitmaps(guest: Guest): Promise<string[]> {
+	return onMonitor(guest, async execute => {
+		const nodes = (await execute('query-named-block-nodes')) as Answers['query-named-block-nodes'];
+		return nodes.flatMap(node =>
+			(node['dirty-bitmaps'] ?? []).flatMap(({name}) => (isLasting(name) ? [name ?? ''] : [])),
+		);
+	});
+}
+
 /** The bitmap of a durable point, which is there to stay. */
 function isLasting(name = ''): boolean {
 	return /^qsc-[0-9a-f]{12}-/.test(name);

@@ -1,9 +1,10 @@
 import {mkdir, mkdtemp, readFile, rm} from 'node:fs/promises';
 import {tmpdir} from 'node:os';
 import {dirname, join} from 'node:path';
-import {blankImage, ext4Image, type Image} from '../../guest/disks.ts';
+import {blankImage, ext4Image, type Image, type ImageFormat} from '../../guest/disks.ts';
 import {type DiskName, type Guest, type GuestOptions, startGuest} from '../../guest/guest.ts';
 import {explainWrites} from '../../guest/oracle.ts';
+import {type FileSystem, mountNew} from './file-systems.ts';
 import {buildNative, type Native} from './native.ts';
 import {PauseWatch} from './pauses.ts';
 import {Tool, type ToolEnded, type ToolOptions} from './tool.ts';
@@ -18,6 +19,8 @@ const WATCH_SOCKET = 'watch.sock';
 export interface VmKind {
 	readonly name: string;
 	readonly guest?: GuestOptions;
+	/** Of the disks with file systems; default raw. The others are raw: what is written to them is in their files at once. */
+	readonly format?: ImageFormat;
 	readonly furnish?: (guest: Guest) => Promise<void>;
 }
 
@@ -38,6 +41,7 @@ export class Stage implements AsyncDisposable {
 	#images: Record<DiskName, Image>;
 	#guest: Guest;
 	#made = 0;
+	#unmount: (() => Promise<void>) | undefined;
 
 	private constructor(
 		folder: string,
@@ -59,15 +63,16 @@ export class Stage implements AsyncDisposable {
 		this.#guest = guest;
 	}
 
-	static async set(vm: VmKind): Promise<Stage> {
+	static async set(vm: VmKind, fileSystem?: FileSystem): Promise<Stage> {
 		const folder = await mkdtemp(join(tmpdir(), 'quiesce-faults-'));
 		// VMs of one name on one host exclude each other.
 		const name = `${vm.name.replaceAll(/\W+/g, '-')}-${folder.slice(-6)}`;
 		const native = await buildNative(folder);
-		const images = await newImages(folder);
+		const images = await newImages(folder, vm);
 		const stage = new Stage(folder, name, vm, native, images, await boot(vm, name, images, 0));
 		await stage.#watch();
 		for (const made of [stage.repository, stage.target, stage.scratch]) await mkdir(made, {mode: 0o700});
+		if (fileSystem) stage.#unmount = await stage.putTargetOn(fileSystem);
 		return stage;
 	}
 
@@ -99,6 +104,18 @@ export class Stage implements AsyncDisposable {
 		throw new Error(`${args[0] ?? ''}: ${outcomeOf(ended)}`);
 	}
 
+	/** Gives the target a file system of its own, in a file. Returns what puts it back. */
+	async putTargetOn(fileSystem: FileSystem): Promise<() => Promise<void>> {
+		const [folder, before] = [this.new('target'), this.target];
+		const unmount = await mountNew(fileSystem, this.new('target-image'), folder);
+		this.target = join(folder, 'data');
+		await mkdir(this.target, {mode: 0o700});
+		return async () => {
+			this.target = before;
+			await unmount();
+		};
+	}
+
 	/** Another QEMU on the same disks, as after a power cut. The writer goes on where it was. */
 	async restart(): Promise<void> {
 		await this.#guest.kill();
@@ -113,7 +130,7 @@ export class Stage implements AsyncDisposable {
 		await this.#guest.kill();
 		for (const folder of [this.runtimeDir, this.scratch, this.target]) await rm(folder, {recursive: true, force: true});
 		for (const folder of [this.scratch, this.target]) await mkdir(folder, {mode: 0o700});
-		this.#images = await newImages(this.folder);
+		this.#images = await newImages(this.folder, this.#vm);
 		this.#guest = await boot(this.#vm, this.#name, this.#images, 0);
 		await this.#watch();
 	}
@@ -142,6 +159,7 @@ export class Stage implements AsyncDisposable {
 	async [Symbol.asyncDispose](): Promise<void> {
 		await this.#pauses?.close();
 		await this.#guest.kill();
+		await this.#unmount?.();
 		await rm(this.folder, {recursive: true, force: true});
 	}
 }
@@ -152,13 +170,13 @@ export function outcomeOf({code, signal, stdout, stderr, timedOut}: ToolEnded): 
 	return [how, ...`${stderr}\n${stdout}`.trim().split('\n').slice(-6)].join('\n    ');
 }
 
-async function newImages(folder: string): Promise<Record<DiskName, Image>> {
-	const at = (name: string): string => join(folder, `${name}.raw`);
+async function newImages(folder: string, {format = 'raw'}: VmKind): Promise<Record<DiskName, Image>> {
+	const at = (name: string, extension: ImageFormat): string => join(folder, `${name}.${extension}`);
 	return {
-		vda: await ext4Image(at('vda'), 'raw', EXT4_BYTES, 2 << 20, 'a'),
-		vdb: await ext4Image(at('vdb'), 'raw', EXT4_BYTES, 2 << 20, 'b'),
-		vdc: await blankImage(at('vdc'), 'raw', RAW_BYTES),
-		vdd: await blankImage(at('vdd'), 'raw', RAW_BYTES),
+		vda: await ext4Image(at('vda', format), format, EXT4_BYTES, 2 << 20, 'a'),
+		vdb: await ext4Image(at('vdb', format), format, EXT4_BYTES, 2 << 20, 'b'),
+		vdc: await blankImage(at('vdc', 'raw'), 'raw', RAW_BYTES),
+		vdd: await blankImage(at('vdd', 'raw'), 'raw', RAW_BYTES),
 	};
 }
 

@@ -59,7 +59,7 @@ function parse(text: string): Record<string, unknown> {
 function stable(subject: string): string {
 	return subject
 		.replaceAll(/\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ(-\d+)?/g, 'POINT')
-		.replaceAll(/run-\w{6}\b/g, 'run-ID')
+		.replaceAll(/\b(run|quiesce)-\w{6}\b/g, '$1-ID')
 		.replaceAll(/qsc-\w{6}-/g, 'qsc-ID-')
 		.replaceAll(/\b[0-9a-f]{8,}\b/g, 'HASH')
 		.replaceAll(/\b\d{2,}\b/g, 'N');

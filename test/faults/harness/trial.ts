@@ -52,8 +52,9 @@ export async function runTrial(scenario: Scenario, fault: Fault, stage: Stage, p
 	let reached = false;
 	let guest: Harm = {errors: 0, worstMs: 0, pausedMs: 0};
 	await findings.check('the trial', async () => {
-		const putBack = await fault.arrange?.(stage);
+		const putBack = await fault.arrange?.(stage, scenario);
 		try {
+			await scenario.arrange?.(stage);
 			reached = await strike(scenario, fault, stage, point, transcript, findings);
 			// A run that lived has to have cleaned up itself.
 			if (reached && fault.run === 'lives')
@@ -153,7 +154,7 @@ async function judge(scenario: Scenario, stage: Stage, before: Before, findings:
 		await stage.succeed(recoveryArgs(scenario, stage));
 	});
 	await findings.check('after the recovery', () => requireThawed(stage));
-	await findings.check('after the recovery', () => requireNothingLeft(stage, before));
+	await findings.check('after the recovery', () => requireNothingLeft(stage, before, scenario.mayLeave));
 	await findings.check('what is visible', () => scenario.judge(stage));
 	await findings.check('once more', async () => {
 		const again = await stage.succeed(scenario.args(stage, {slow: false}));

@@ -1,6 +1,16 @@
 import type {Scenario} from '../harness/scenario.ts';
 import {backup} from './backup.ts';
+import {increment} from './increment.ts';
+import {prune} from './prune.ts';
 import {restore} from './restore.ts';
 
 /** A new operation is a file beside this one, and a line here. */
-export const SCENARIOS: readonly Scenario[] = [backup('push'), backup('fleece'), restore];
+export const SCENARIOS: readonly Scenario[] = [
+	backup('push'),
+	backup('fleece'),
+	increment('push'),
+	increment('fleece'),
+	increment('clone'),
+	restore,
+	prune(),
+];

@@ -7,3 +7,8 @@ import {VM} from './vm.ts';
 
 /** In the order of the table. */
 export const FAULTS: readonly Fault[] = [...KILLED, ...VM, ...AGENT_FAULTS, ...STORAGE, ...CLOCK];
+
+/** Some of them, by their names. */
+export function faultsNamed(...names: readonly string[]): readonly Fault[] {
+	return FAULTS.filter(({name}) => names.includes(name));
+}

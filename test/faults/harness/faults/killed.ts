@@ -1,4 +1,8 @@
+import {readdir, stat} from 'node:fs/promises';
+import {join} from 'node:path';
+import {setImmediate} from 'node:timers/promises';
 import type {Fault} from '../fault.ts';
+import {pointFolders} from '../points.ts';
 import {killAll, killWithGuards, ourProcesses} from '../processes.ts';
 import {CRITICAL, CUT_IS_TAKEN, FREEZE_WINDOW, PAUSE} from '../steps.ts';
 
@@ -80,4 +84,38 @@ const killRecovery: Fault = {
 	sample: [CUT_IS_TAKEN],
 };
 
-export const KILLED: readonly Fault[] = [killTool, killWithGuard, killEverything, stopTool, hangTool, killRecovery];
+/** A commit changes an image in place, and is none of our steps. */
+const killCommit: Fault = {
+	...killEverything,
+	name: 'kill-commit',
+	title: 'The program and its `qemu-img commit` are killed while that writes',
+	strike: async trial => {
+		const {scenario, stage} = trial;
+		await untilWritten(await pointFolders(scenario.repository(stage), stage.guest.name, 'visible'));
+		return killEverything.strike(trial);
+	},
+	at: /^host start qemu-img commit /,
+	sample: [/^host start qemu-img commit #1$/, /^host start qemu-img commit #7$/],
+};
+
+/** Until an image in one of the folders changes, or nothing is to come any more. */
+async function untilWritten(folders: readonly string[]): Promise<void> {
+	const changes = async (): Promise<string> => {
+		const times: number[] = [];
+		for (const folder of folders) {
+			for (const name of (await readdir(folder)).filter(file => file.endsWith('.qcow2'))) {
+				times.push((await stat(join(folder, name))).mtimeMs);
+			}
+		}
+		return times.join();
+	};
+	const [before, deadline] = [await changes(), performance.now() + WRITTEN_MS];
+	while ((await changes()) === before && performance.now() < deadline) await setImmediate();
+}
+
+const WRITTEN_MS = 2_000;
+
+export const KILLED: readonly Fault[] = [
+	...[killTool, killWithGuard, killEverything, stopTool, hangTool, killRecovery],
+	killCommit,
+];

@@ -1,47 +1,13 @@
-import {mkdir, rm, truncate, writeFile} from 'node:fs/promises';
+import {rm, writeFile} from 'node:fs/promises';
 import {basename, join} from 'node:path';
 import {setTimeout as delay} from 'node:timers/promises';
 import {outcome, output} from '../../../guest/command.ts';
 import type {Fault} from '../fault.ts';
-import type {Stage} from '../stage.ts';
+import {remount} from '../file-systems.ts';
 import {COPYING, CUT_IS_TAKEN} from '../steps.ts';
 
-const TARGET_BYTES = 192 << 20;
 /** Longer than any stall that is allowed. */
 const STALLED_MS = 6_000;
-
-/** The target becomes an ext4 of its own, in a file. */
-async function mountTarget(stage: Stage): Promise<() => Promise<void>> {
-	const [image, folder] = [stage.new('target-image'), stage.new('target')];
-	const before = stage.target;
-	await writeFile(image, '');
-	await truncate(image, TARGET_BYTES);
-	await output('mke2fs', ['-q', '-F', '-t', 'ext4', '-m', '0', '-E', 'lazy_itable_init=0', image]);
-	await mkdir(folder);
-	await mount(image, folder);
-	stage.target = join(folder, 'data');
-	await mkdir(stage.target, {mode: 0o700});
-	return async () => {
-		stage.target = before;
-		await output('umount', [folder]);
-		await rm(image);
-	};
-}
-
-async function mount(image: string, folder: string): Promise<void> {
-	await output('mount', ['-o', 'loop,errors=remount-ro', image, folder]);
-}
-
-/** As someone does who has seen the file system fail: it is mounted anew. */
-async function remount(stage: Stage): Promise<void> {
-	const folder = join(stage.target, '..');
-	const device = (await output('findmnt', ['-no', 'SOURCE', folder])).trim();
-	const image = (await output('losetup', ['-nO', 'BACK-FILE', device])).trim();
-	await output('umount', [folder]);
-	// What was written last may be torn, as after a power cut.
-	await output('e2fsck', ['-fy', image]).catch(() => undefined);
-	await mount(image, folder);
-}
 
 /** To the last byte. Returns what makes room again. */
 async function fill(folder: string): Promise<() => Promise<void>> {
@@ -55,7 +21,7 @@ const target = {
 	run: 'lives',
 	guestBackAfter: 'heal',
 	slow: true,
-	arrange: mountTarget,
+	arrange: (stage, {fileSystem = 'ext4'}) => stage.putTargetOn(fileSystem),
 	sample: [COPYING],
 } as const satisfies Partial<Fault>;
 
@@ -73,7 +39,7 @@ const broken: Fault = {
 	mayLeave: /^unfinished point: /,
 	strike: async ({stage}) => {
 		await stage.native.fault('break', join(stage.target, '..'));
-		return () => remount(stage);
+		return () => remount(join(stage.target, '..'));
 	},
 };
 
@@ -85,7 +51,7 @@ const readonly_: Fault = {
 	strike: async ({stage}) => {
 		const device = (await output('findmnt', ['-no', 'SOURCE', join(stage.target, '..')])).trim();
 		await writeFile(`/sys/fs/ext4/${basename(device)}/trigger_fs_error`, '1');
-		return () => remount(stage);
+		return () => remount(join(stage.target, '..'));
 	},
 };
 

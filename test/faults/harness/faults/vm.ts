@@ -2,7 +2,7 @@ import type {Fault} from '../fault.ts';
 import {killAll, ourProcesses} from '../processes.ts';
 import {pointFolders} from '../points.ts';
 import {onMonitor} from '../qemu-state.ts';
-import {COPYING, CUT_IS_TAKEN, FREEZE_WINDOW, PAUSE} from '../steps.ts';
+import {COPYING, CUT_IS_TAKEN, FREEZE_WINDOW, PAUSE, type Place} from '../steps.ts';
 import {readdir, rm, stat, truncate} from 'node:fs/promises';
 import {join} from 'node:path';
 import {outcomeOf, type Stage, type VmKind} from '../stage.ts';
@@ -18,6 +18,17 @@ const killQemu: Fault = {
 		return () => stage.restart();
 	},
 	sample: [FREEZE_WINDOW[1]!, COPYING],
+};
+
+const quitQemu: Fault = {
+	...killQemu,
+	name: 'quit-qemu',
+	title: 'QEMU ends in good order (SIGTERM), and is started again',
+	strike: async ({stage}) => {
+		await stage.guest.end('SIGTERM');
+		return () => stage.restart();
+	},
+	sample: [COPYING, CUT_IS_TAKEN],
 };
 
 const cutMonitor: Fault = {
@@ -57,7 +68,7 @@ async function dropTails(folder: string): Promise<void> {
 }
 
 /** That a run comes to its end in such a VM, and what the program's death leaves there. */
-function killedIn(vm: VmKind, name: string, title: string, sample: readonly RegExp[]): Fault {
+function killedIn(vm: VmKind, name: string, title: string, sample: readonly Place[]): Fault {
 	return {...KILLED[0]!, name, title, vm, sample};
 }
 
@@ -158,4 +169,13 @@ async function requireRefused(stage: Stage): Promise<void> {
 
 const LOCKED = 11;
 
-export const VM: readonly Fault[] = [killQemu, cutMonitor, powerCut, ...iothreads, throttled, otherTool, secondRun];
+export const VM: readonly Fault[] = [
+	killQemu,
+	quitQemu,
+	cutMonitor,
+	powerCut,
+	...iothreads,
+	throttled,
+	otherTool,
+	secondRun,
+];

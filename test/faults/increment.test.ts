@@ -1,0 +1,12 @@
+import {test} from 'vitest';
+import {faultsNamed} from './harness/faults/all.ts';
+import {expectSurvival, SAMPLE_MS} from './sample.ts';
+import {increment} from './scenarios/increment.ts';
+
+test('an increment may be killed, and the next one goes by what is left', {timeout: SAMPLE_MS}, async () => {
+	await expectSurvival([increment('fleece')], faultsNamed('kill-tool', 'quit-qemu'));
+});
+
+test('a clone may be killed, and its parent stays as it was', {timeout: SAMPLE_MS}, async () => {
+	await expectSurvival([increment('clone')], faultsNamed('kill-tool'));
+});
