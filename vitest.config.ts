@@ -1,4 +1,5 @@
 import {defineConfig} from 'vitest/config';
+import {SlowestFirst} from './test/slowest-first.ts';
 
 export default defineConfig({
 	test: {
@@ -7,5 +8,6 @@ export default defineConfig({
 		testTimeout: 120_000,
 		hookTimeout: 180_000,
 		maxWorkers: 2,
+		sequence: {sequencer: SlowestFirst},
 	},
 });

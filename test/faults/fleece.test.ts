@@ -4,9 +4,12 @@ import {KILLED} from './harness/faults/killed.ts';
 import {expectSurvival, SAMPLE_MS} from './sample.ts';
 import {backup} from './scenarios/backup.ts';
 
+/** Much like others, and left to `npm run faults`: the tests as a whole are to end within twenty minutes. */
+const LEFT_OUT = ['agent-garbage', 'clock-forward', 'iothreads-cut-monitor', 'quit-qemu', 'target-readonly'];
+
 test('a fleecing backup survives what happens around it where most is at stake', {timeout: SAMPLE_MS}, async () => {
 	await expectSurvival(
 		[backup('fleece')],
-		FAULTS.filter(fault => !KILLED.includes(fault)),
+		FAULTS.filter(fault => !KILLED.includes(fault) && !LEFT_OUT.includes(fault.name)),
 	);
 });
