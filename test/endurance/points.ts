@@ -1,5 +1,5 @@
 import {createHash} from 'node:crypto';
-import {createReadStream} from 'node:fs';
+import {createReadStream, existsSync} from 'node:fs';
 import {mkdir, readdir, readFile, rm, utimes} from 'node:fs/promises';
 import {join} from 'node:path';
 import {pipeline} from 'node:stream/promises';
@@ -16,10 +16,11 @@ export function vmFolder(repository: string, vm: string): string {
 	return join(repository, 'vms', vm);
 }
 
-/** The ids of what looks like a point, the oldest first. */
+/** The ids of the points, the oldest first. One that is removed may stay unseen, for those that lie on it. */
 export async function visiblePoints(repository: string, vm: string): Promise<string[]> {
-	const names = await readdir(vmFolder(repository, vm)).catch(() => []);
-	return names.filter(name => /^\d/.test(name)).sort();
+	const folder = vmFolder(repository, vm);
+	const names = (await readdir(folder).catch(() => [])).filter(name => /^\d/.test(name));
+	return names.filter(name => existsSync(join(folder, name, 'point.json'))).sort();
 }
 
 /** What is not a point, or no more. A folder that says of nobody whose it is stays for half a minute; it is made so old. */
