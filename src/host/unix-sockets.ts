@@ -32,12 +32,15 @@ export async function holdersOf(
 		const holdersHere: number[][] = [];
 		for (const listener of matching) {
 			const here: number[] = [];
+			let elsewhere = false;
 			for (const pid of pids.get(listener.inode) ?? []) {
-				if (await isBoundHere(listener, socketPath, pid, proc)) here.push(pid);
+				const bound = await whereBound(listener, pid, proc);
+				if (bound === (await canonicalAddress({unix: socketPath}))) here.push(pid);
+				else if (bound !== undefined) elsewhere = true;
 			}
-			holdersHere.push(here);
+			if (here.length > 0 || !elsewhere) holdersHere.push(here);
 		}
-		holders.set(socketPath, await youngest(holdersHere, proc));
+		if (holdersHere.length > 0) holders.set(socketPath, await youngest(holdersHere, proc));
 	}
 	return holders;
 }
@@ -87,13 +90,20 @@ async function listenersOn(socketPath: string, listeners: readonly Listener[]): 
 	return bound.length > 0 ? bound : relative;
 }
 
-/** A relative name belongs to the folder its process was in; one that has moved since cannot be told. */
-async function isBoundHere(listener: Listener, socketPath: string, pid: number, proc: string): Promise<boolean> {
-	if (path.isAbsolute(listener.path)) return true;
+/**
+ * The canonical address. A relative name belongs to the folder that its process was in when it bound it: undefined for
+ * one that has moved since, as a daemon does, and where its folder is not for this user to see.
+ */
+async function whereBound(listener: Listener, pid: number, proc: string): Promise<string | undefined> {
+	if (path.isAbsolute(listener.path)) return canonicalAddress({unix: listener.path});
 	const cwd = await fs.readlink(path.join(proc, String(pid), 'cwd')).catch(() => undefined);
-	if (cwd === undefined) return false;
-	const bound = await canonicalAddress({unix: path.join(cwd, listener.path)});
-	return bound === (await canonicalAddress({unix: socketPath}));
+	if (cwd === undefined) return undefined;
+	const unix = path.join(cwd, listener.path);
+	const isSocket = await fs.stat(unix).then(
+		status => status.isSocket(),
+		() => false,
+	);
+	return isSocket ? canonicalAddress({unix}) : undefined;
 }
 
 async function pidsByInode(inodes: ReadonlySet<string>, proc: string): Promise<Map<string, number[]>> {

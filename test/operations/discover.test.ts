@@ -119,6 +119,17 @@ test('names of sockets in /run/qemu tell the VM and the role', async () => {
 	]);
 });
 
+test('a stale socket is told from one that a QEMU elsewhere has by the same relative name', async () => {
+	const root = temporaryFolder();
+	await leaveStale(path.join(root, 'run/qemu/web/qmp.sock'));
+	const elsewhere = await startQemu();
+	const vms = await discover({root});
+	expect(vms.find(({pid}) => pid === elsewhere.pid)).toMatchObject({state: 'running'});
+	expect(vms.filter(({name}) => name === 'web')).toMatchObject([
+		{state: 'stale', problems: [expect.stringMatching(/is stale/)]},
+	]);
+});
+
 test("libvirt's monitors are named, but not offered", async () => {
 	const root = temporaryFolder();
 	const extra = path.join(root, 'extra.sock');
