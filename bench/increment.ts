@@ -69,7 +69,7 @@ class IdleVm implements AsyncDisposable {
 				...['-blockdev', `raw,node-name=vda,file.driver=file,file.filename=${disk}`],
 				...['-device', 'virtio-blk-pci,id=vda,drive=vda'],
 			],
-			{stdio: 'inherit'},
+			{stdio: 'ignore'},
 		);
 		for (;;) {
 			const qmp = await QmpConnection.open({unix: second}).catch(() => undefined);
