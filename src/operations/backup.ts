@@ -1,6 +1,5 @@
 import {concat, concatMap, defer, EMPTY, type Observable, of} from 'rxjs';
 import {warnings as warningsOf} from '../block/coverage.ts';
-import {readBlockGraph} from '../block/read-graph.ts';
 import {isMarked} from '../cut/bitmap-mark.ts';
 import type {Bitmap} from '../cut/cut.ts';
 import {openOrCreateRepository, previewRepository, type Repository} from '../repository/repository.ts';
@@ -28,7 +27,7 @@ export function backup(request: BackupRequest): Observable<BackupMessage> {
 	return withVm(request, doing, (vm, run) =>
 		defer(() => (request.dryRun === true ? previewRepository : openOrCreateRepository)(request.repository)).pipe(
 			concatMap(repository => {
-				const {qmp, agent} = request.sockets;
+				const {qmp, agent} = vm.sockets;
 				const guarded = {agent, vm: {qmp, name: vm.name, repository: repository.path}};
 				const take = (): Observable<BackupMessage> =>
 					withGuard(request, run, guarded, guardedRun =>
@@ -68,9 +67,9 @@ async function prepare(
 	whyNotQuiesced: string | undefined,
 ): Promise<Observable<BackupMessage>> {
 	request.signal.throwIfAborted();
-	const graph = await readBlockGraph(vm.qmp, vm.schema);
+	const graph = await vm.readGraph();
 	const {disks, skipped} = selectDisks(graph, request);
-	const {machine, qemu, qemuUid} = await captureMachine(vm, request.sockets.qmp, graph);
+	const {machine, qemu, qemuUid} = await captureMachine(vm, graph);
 	const chosen = await chooseMethod(request, vm, disks, qemu);
 	const looksForMark = async ({name, medium}: DiskWithMedium, bitmap: Bitmap): Promise<boolean> => {
 		await guard.ready();

@@ -1,5 +1,4 @@
 import type {BlockGraph} from '../block/graph.ts';
-import type {SocketAddress} from '../config/address.ts';
 import {redactSecrets} from '../host/command-line.ts';
 import {type HostProcess, isQemu, processServing} from '../host/processes.ts';
 import type {QmpConnection} from '../qmp/connection.ts';
@@ -16,11 +15,8 @@ export interface CapturedMachine {
 }
 
 /** What is needed to start the VM again: QEMU's own answers, and its command line where this host can show it. */
-export async function captureMachine(
-	vm: VmSession,
-	monitor: SocketAddress,
-	graph: BlockGraph,
-): Promise<CapturedMachine> {
+export async function captureMachine(vm: VmSession, graph: BlockGraph): Promise<CapturedMachine> {
+	const monitor = vm.sockets.qmp;
 	const server = 'unix' in monitor ? await processServing(monitor.unix) : undefined;
 	// A proxy may stand before the monitor; its command line starts no VM.
 	const found = server && isQemu(server) ? server : undefined;

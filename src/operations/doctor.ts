@@ -1,5 +1,4 @@
 import {skippedByDefault, warnings as warningsOf} from '../block/coverage.ts';
-import {readBlockGraph} from '../block/read-graph.ts';
 import {asError, QuiesceError} from '../errors.ts';
 import {isLocked} from '../host/lock.ts';
 import {requireStorageDaemon} from '../images/storage-daemon.ts';
@@ -33,9 +32,9 @@ export interface Finding {
 export async function doctor(request: DoctorRequest): Promise<readonly Finding[]> {
 	const vm = await openVm(request.sockets, request);
 	try {
-		const graph = await readBlockGraph(vm.qmp, vm.schema);
+		const graph = await vm.readGraph();
 		const [disks, foundDisks] = findDisks(() => selectDisks(graph, {}).disks);
-		const {qemu} = await captureMachine(vm, request.sockets.qmp, graph);
+		const {qemu} = await captureMachine(vm, graph);
 		const skipped = graph.disks.flatMap(disk => {
 			const reason = skippedByDefault(disk);
 			return reason === undefined
@@ -53,7 +52,7 @@ export async function doctor(request: DoctorRequest): Promise<readonly Finding[]
 			...(request.repository === undefined ? [] : [await findRepository(request.repository, disks)]),
 		];
 	} finally {
-		await vm.qmp.close();
+		await vm.close();
 	}
 }
 

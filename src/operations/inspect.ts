@@ -2,7 +2,6 @@ import type {BlockGraph} from '../block/graph.ts';
 import {backupRefusal, skippedByDefault} from '../block/coverage.ts';
 import {runOf} from '../block/names.ts';
 import {type Capability, capabilitiesOf} from '../block/probe.ts';
-import {readBlockGraph} from '../block/read-graph.ts';
 import {readUncoveredDevices, type UncoveredDevice} from '../block/uncovered-devices.ts';
 import {asError} from '../errors.ts';
 import {GuestAgent} from '../guest-agent/agent.ts';
@@ -51,7 +50,7 @@ export async function inspect(
 	const vm = await openVm(sockets, options);
 	try {
 		const [graph, jobs, uncovered, agent] = await Promise.all([
-			readBlockGraph(vm.qmp, vm.schema),
+			vm.readGraph(),
 			vm.qmp.execute('query-jobs'),
 			readUncoveredDevices(vm.qmp),
 			inspectAgent(sockets, vm.running, options),
@@ -80,7 +79,7 @@ export async function inspect(
 			capabilities: Object.values(capabilitiesOf(vm.schema, vm.qmp.version)),
 		};
 	} finally {
-		await vm.qmp.close();
+		await vm.close();
 	}
 }
 

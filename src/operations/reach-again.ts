@@ -1,18 +1,17 @@
 import {setTimeout as delay} from 'node:timers/promises';
 import {UnreachableError} from '../qmp/errors.ts';
 import {QmpConnection} from '../qmp/connection.ts';
-import type {VmSockets} from './vm-session.ts';
+import type {VmSession, VmSockets} from './vm-session.ts';
 
 const ATTEMPTS = 5;
 const AGAIN_MS = 200;
 
 /**
- * Does `work` on a monitor that may have gone: on `qmp` while it stands, else on a new connection, which is closed
- * afterwards. Returns undefined where QEMU has ended, and all that was inside with it.
+ * Does `work` on a monitor that may have gone: on the session's while it stands, else on a new connection, which is
+ * closed afterwards. Returns undefined where QEMU has ended, and all that was inside with it.
  */
 export async function reachAgain<Value>(
-	qmp: QmpConnection,
-	sockets: VmSockets,
+	{qmp, sockets}: Pick<VmSession, 'qmp' | 'sockets'>,
 	work: (qmp: QmpConnection) => Promise<Value>,
 ): Promise<Value | undefined> {
 	if (!qmp.isClosed) return work(qmp);

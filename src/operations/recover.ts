@@ -43,14 +43,14 @@ export function recover(request: RecoverRequest): Observable<Recovered> {
 
 /** As {@link recover}, for the holder of the VM's lock. */
 export function recoverVm(
-	vm: Pick<VmSession, 'qmp' | 'schema' | 'name'>,
-	{sockets, scratch}: Pick<RecoverRequest, 'sockets' | 'scratch'>,
+	vm: VmSession,
+	{scratch}: Pick<RecoverRequest, 'scratch'>,
 	repository: Repository | undefined,
 ): Observable<Recovered> {
 	return concat(
 		// In the order of the harm that each does to the guest.
 		inWords(() => resumeIfLeft(vm.qmp)),
-		inWords(async () => (sockets.agent ? thawIfLeft(sockets.agent) : [])),
+		inWords(async () => (vm.sockets.agent ? thawIfLeft(vm.sockets.agent) : [])),
 		inWords(() => removeLeftovers(vm.qmp, vm.schema, scratch)),
 		inWords(async () => (repository ? removeDeadPartials(repository, vm.name) : [])),
 	);

@@ -197,8 +197,8 @@ async function whileWatched<Value>(task: PointTask, pausing: () => Promise<Value
 }
 
 /** The command that resumes the VM may have been lost with the connection. */
-async function resumeSurely({request, vm}: PointTask): Promise<void> {
-	await reachAgain(vm.qmp, request.sockets, async qmp => {
+async function resumeSurely({vm}: PointTask): Promise<void> {
+	await reachAgain(vm, async qmp => {
 		if ((await qmp.execute('query-status')).status === 'paused') await qmp.execute('cont');
 	});
 }
@@ -230,10 +230,9 @@ async function abandonPoint({repository}: PointTask, partial: PartialPoint): Pro
 
 /** Leaves nothing of the run in QEMU. A guest that our own full target has stopped goes on. */
 async function unwind({request, vm, run}: PointTask): Promise<void> {
-	await reachAgain(vm.qmp, request.sockets, async qmp => {
+	await reachAgain(vm, async qmp => {
 		await unwindInside(qmp, vm.schema, run.id);
-		const {status} = await qmp.execute('query-status');
-		if (!vm.running || status !== 'io-error') return;
+		if (!vm.running || (await qmp.execute('query-status')).status !== 'io-error') return;
 		await qmp.execute('cont');
 		request.tell('the VM had been paused by an I/O error while the copy failed, and runs again');
 	});

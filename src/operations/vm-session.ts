@@ -1,4 +1,6 @@
 import {type SocketAddress, formatAddress} from '../config/address.ts';
+import type {BlockGraph} from '../block/graph.ts';
+import {readBlockGraph} from '../block/read-graph.ts';
 import {QuiesceError, UsageError} from '../errors.ts';
 import {QmpConnection} from '../qmp/connection.ts';
 import {QmpSchema} from '../qmp/introspection.ts';
@@ -30,6 +32,12 @@ export interface VmSession {
 	/** Whether the guest's processors ran when the session was opened, and QEMU's word for why not. */
 	readonly running: boolean;
 	readonly status: string;
+	/** By which it is reached again. */
+	readonly sockets: VmSockets;
+	/** The disks and the nodes as they are at this moment. */
+	readGraph(): Promise<BlockGraph>;
+	/** Whoever opened the session closes it. */
+	close(): Promise<void>;
 }
 
 /** The session with what QEMU says now of whether the VM runs. */
@@ -38,7 +46,7 @@ export async function lookAgain(vm: VmSession): Promise<VmSession> {
 	return {...vm, running, status};
 }
 
-/** Connects and asks who is there. The caller closes `qmp`. */
+/** Connects and asks who is there. */
 export async function openVm(
 	sockets: VmSockets,
 	options: {signal?: AbortSignal | undefined; transcript?: Transcript | undefined} = {},
@@ -64,7 +72,11 @@ export async function openVm(
 			});
 		}
 		const lockKey = `vm ${uuid ?? name ?? formatAddress(sockets.qmp)}`;
-		return {qmp, schema, name: called, uuid, lockKey, version: `${major}.${minor}.${micro}`, running, status};
+		return {
+			...{qmp, schema, name: called, uuid, lockKey, version: `${major}.${minor}.${micro}`, running, status, sockets},
+			readGraph: () => readBlockGraph(qmp, schema),
+			close: () => qmp.close(),
+		};
 	} catch (error) {
 		await qmp.close();
 		throw error;

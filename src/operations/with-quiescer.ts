@@ -30,17 +30,17 @@ export function withQuiescer<Message>(
 	const {quiesce: policy} = request;
 	return defer(() => {
 		if (policy === 'never') return use(undefined);
-		const agent = agentOf(request, vm);
+		const agent = agentOf(vm);
 		if (!(agent instanceof AgentError)) return withAgent(request, agent, vm.name, guarded, use);
 		if (policy === 'require') throw agent;
 		return use(undefined, agent.message);
 	});
 }
 
-function agentOf({sockets}: QuiesceRequest, vm: VmSession): SocketAddress | AgentError {
+function agentOf(vm: VmSession): SocketAddress | AgentError {
 	if (!vm.running) return new AgentError(`the VM does not run (${vm.status}), so its guest agent cannot freeze it`);
 	return (
-		sockets.agent ??
+		vm.sockets.agent ??
 		new AgentError('no guest agent is known', {hint: 'Name its socket with --agent, or do without: --quiesce never.'})
 	);
 }

@@ -26,7 +26,7 @@ export function withVm<Message>(
 	const onLostError = lostErrors(request);
 	return scoped({
 		acquire: () => openVm(request.sockets, request),
-		release: vm => vm.qmp.close(),
+		release: vm => vm.close(),
 		onLostError,
 		use: vm =>
 			scoped({

@@ -5,7 +5,6 @@ import {promisify} from 'node:util';
 import fc from 'fast-check';
 import {lastValueFrom} from 'rxjs';
 import {describe, expect, onTestFinished, test} from 'vitest';
-import {readBlockGraph} from '../../src/block/read-graph.ts';
 import {shellQuote} from '../../src/host/shell.ts';
 import {bootCommand, formatBootCommand, type RecordedMachine} from '../../src/operations/boot-command.ts';
 import {captureMachine} from '../../src/operations/capture-machine.ts';
@@ -130,7 +129,7 @@ async function capture(socket: string): Promise<Machine> {
 	const monitor = {unix: socket};
 	const vm = await openVm({qmp: monitor, name: 'vm'});
 	try {
-		return (await captureMachine(vm, monitor, await readBlockGraph(vm.qmp, vm.schema))).machine;
+		return (await captureMachine(vm, await vm.readGraph())).machine;
 	} finally {
 		await vm.qmp.close();
 	}
