@@ -60,3 +60,8 @@ export function runOf(name: string): string | undefined {
 export function isScratch(name: string): boolean {
 	return runOf(name) !== undefined && name.endsWith('-scratch');
 }
+
+/** Whether something of ours is to outlive the run that made it, as the bitmap of a point and the node of an overlay do. */
+export function isLasting(name: string): boolean {
+	return name.startsWith(PREFIX) && runOf(name) === undefined;
+}

@@ -7,6 +7,8 @@ export interface JobState {
 	readonly status?: QmpJobStatus;
 	/** What failed last, if something did. */
 	readonly failed?: 'read' | 'write';
+	/** How it ended, once it has: with what error, if it has not done its work. */
+	readonly end?: {readonly error?: string | undefined};
 }
 
 export type JobStates = ReadonlyMap<string, JobState>;
@@ -20,7 +22,13 @@ export function followStates(qmp: QmpConnection, ids: readonly string[]): Observ
 	const errors$ = qmp
 		.on('BLOCK_JOB_ERROR')
 		.pipe(map(({data}) => ({id: data.device, change: {failed: data.operation}})));
-	return merge(changes$, errors$).pipe(
+	const completed$ = qmp
+		.on('BLOCK_JOB_COMPLETED')
+		.pipe(map(({data}) => ({id: data.device, change: {end: {error: data.error}}})));
+	const cancelled$ = qmp
+		.on('BLOCK_JOB_CANCELLED')
+		.pipe(map(({data}) => ({id: data.device, change: {end: {error: 'it was cancelled by another program'}}})));
+	return merge(changes$, errors$, completed$, cancelled$).pipe(
 		filter(({id}) => ids.includes(id)),
 		scan(
 			(states: JobStates, {id, change}) => new Map(states).set(id, {...states.get(id), ...change}),

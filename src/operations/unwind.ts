@@ -7,8 +7,8 @@ import {storageAnswers} from '../host/storage-answers.ts';
 import {endJobs} from '../jobs/end-jobs.ts';
 import {yank} from '../jobs/yank.ts';
 import type {QmpConnection} from '../qmp/connection.ts';
-import {QmpCommandError} from '../qmp/errors.ts';
 import type {QmpSchema} from '../qmp/introspection.ts';
+import {removeUnused} from './remove-nodes.ts';
 
 /** Clients that are in the middle of a request are waited for. */
 const EXPORT_MS = 30_000;
@@ -91,19 +91,6 @@ async function removeNodes(qmp: QmpConnection, schema: QmpSchema, run: string): 
 		await putDevicesBack(qmp, schema, name => runOf(name) === run);
 		devicesAreBack = true;
 	}
-}
-
-async function removeUnused(qmp: QmpConnection, names: readonly string[]): Promise<string[]> {
-	const removed: string[] = [];
-	for (const name of names) {
-		try {
-			await qmp.execute('blockdev-del', {'node-name': name});
-			removed.push(name);
-		} catch (error) {
-			if (!(error instanceof QmpCommandError)) throw error;
-		}
-	}
-	return removed;
 }
 
 async function removeExport(qmp: QmpConnection, id: string): Promise<void> {

@@ -23,6 +23,11 @@ export interface QmpCommands {
 	'job-dismiss': {arguments: {id: string}; return: QmpNothing};
 	'block-job-set-speed': {arguments: {device: string; speed: number}; return: QmpNothing};
 	'job-finalize': {arguments: {id: string}; return: QmpNothing};
+	'job-complete': {arguments: {id: string}; return: QmpNothing};
+	'job-pause': {arguments: {id: string}; return: QmpNothing};
+	'job-resume': {arguments: {id: string}; return: QmpNothing};
+	'block-commit': {arguments: QmpBlockCommit; return: QmpNothing};
+	'block-stream': {arguments: QmpBlockStream; return: QmpNothing};
 	'blockdev-add': {arguments: QmpBlockdevOptions; return: QmpNothing};
 	'blockdev-del': {arguments: {'node-name': string}; return: QmpNothing};
 	'blockdev-reopen': {arguments: {options: QmpBlockdevOptions[]}; return: QmpNothing};
@@ -193,6 +198,34 @@ export interface QmpBlockdevBackup {
 	'x-perf'?: {'max-chunk'?: number};
 }
 
+export interface QmpBlockCommit {
+	'job-id': string;
+	/** The node at the top of the disk's chain. */
+	'device': string;
+	'base-node': string;
+	'top-node': string;
+	/** What the layer above `top-node` names as its backing file afterwards; refused where there is none above. */
+	'backing-file'?: string;
+	'filter-node-name': string;
+	'auto-dismiss': boolean;
+	'on-error': QmpErrorAction;
+	/** Bytes per second; 0 is no limit. */
+	'speed'?: number;
+}
+
+export interface QmpBlockStream {
+	'job-id': string;
+	/** The node that gets the data. */
+	'device': string;
+	/** Stays beneath; without it nothing does. */
+	'base-node'?: string;
+	'backing-file'?: string;
+	'filter-node-name': string;
+	'auto-dismiss': boolean;
+	'on-error': QmpErrorAction;
+	'speed'?: number;
+}
+
 export type QmpTransactionAction =
 	| {type: 'blockdev-backup'; data: QmpBlockdevBackup}
 	| {type: 'block-dirty-bitmap-add'; data: QmpBitmapAdd}
@@ -215,6 +248,9 @@ export interface QmpBitmapMerge {
 
 export interface QmpEvents {
 	JOB_STATUS_CHANGE: {id: string; status: QmpJobStatus};
+	/** Before the job is concluded. `device` is the job. */
+	BLOCK_JOB_COMPLETED: {device: string; error?: string};
+	BLOCK_JOB_CANCELLED: {device: string};
 	BLOCK_JOB_ERROR: {device: string; operation: 'read' | 'write'; action: 'ignore' | 'report' | 'stop'};
 	BLOCK_EXPORT_DELETED: {id: string};
 	SHUTDOWN: {guest: boolean; reason: string};

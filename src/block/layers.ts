@@ -1,0 +1,27 @@
+import {BlockGraphError} from './errors.ts';
+import type {Medium} from './medium.ts';
+import type {BlockNode, BlockNodes} from './nodes.ts';
+
+/** The layers of a disk from `top` down to the one above `base`; both are format nodes of its chain. */
+export function layersBetween({chain}: Medium, top: string, base: string): readonly BlockNode[] {
+	const [from, to] = [top, base].map(name => chain.findIndex(node => node.name === name));
+	if (from === undefined || to === undefined || from < 0 || to <= from) {
+		throw new BlockGraphError(`${base} is not beneath ${top}`);
+	}
+	return chain.slice(from, to);
+}
+
+/**
+ * All that lies beneath `top`, itself first, but not beneath `base`: the layers with the nodes that open their files.
+ * Taken before the chain is changed, as afterwards nothing leads from the one to the other.
+ */
+export function nodesAbove(nodes: BlockNodes, top: string, base: string): readonly string[] {
+	const kept = new Set(reachable(nodes, base));
+	return reachable(nodes, top).filter(name => !kept.has(name));
+}
+
+function reachable(nodes: BlockNodes, root: string): string[] {
+	const found = new Set([root]);
+	for (const name of found) for (const {node} of nodes.get(name)?.children ?? []) found.add(node);
+	return [...found];
+}

@@ -1,0 +1,208 @@
+import {concat, concatMap, defer, EMPTY, type Observable} from 'rxjs';
+import {carriedBitmaps} from '../block/carried-bitmaps.ts';
+import type {BlockGraph} from '../block/graph.ts';
+import {layersBetween, nodesAbove} from '../block/layers.ts';
+import {objectName} from '../block/names.ts';
+import type {BlockNode} from '../block/nodes.ts';
+import {readBlockGraph} from '../block/read-graph.ts';
+import {QuiesceError} from '../errors.ts';
+import {type ChainJob, type ChainJobsMessage, runChainJobs} from '../jobs/chain-jobs.ts';
+import {endJobs} from '../jobs/end-jobs.ts';
+import {JobError} from '../jobs/errors.ts';
+import type {QmpConnection} from '../qmp/connection.ts';
+import {QmpCommandError} from '../qmp/errors.ts';
+import {aborted} from '../rx/aborted.ts';
+import {scoped} from '../rx/scoped.ts';
+import type {DiskProgress} from './backup-messages.ts';
+import {carryBitmaps} from './carry-bitmaps.ts';
+import {reachAgain} from './reach-again.ts';
+import {removeNodes} from './remove-nodes.ts';
+import type {Run} from './run.ts';
+import type {DiskWithMedium} from './select-disks.ts';
+import type {VmSession} from './vm-session.ts';
+import {lostErrors, type VmRequest} from './with-vm.ts';
+
+/** An open VM whose lock the caller holds, for the changes of its chains of images. */
+export interface ChainWork {
+	readonly request: Pick<VmRequest, 'signal' | 'tell'>;
+	readonly vm: VmSession;
+	readonly run: Run;
+}
+
+/** A disk as it was read from the graph, and the node of its chain that is to get what the layers above it hold. */
+export interface ActiveCommit {
+	readonly disk: DiskWithMedium;
+	readonly base: string;
+}
+
+/** How fast a chain may change, and how long that may take. */
+export interface ChainPace {
+	/** Bytes per second for each disk. Lifted where the job would not come to its end with it. */
+	readonly speed?: number | undefined;
+	/** By then a base has to have caught up with the guest. */
+	readonly deadlineMs?: number | undefined;
+}
+
+export type CommitActiveMessage =
+	| {readonly kind: 'warning'; readonly text: string}
+	| {readonly kind: 'progress'; readonly disks: readonly DiskProgress[]}
+	/** The bases have all that the guest has written. From here on it cannot be cancelled. */
+	| {readonly kind: 'pivoting'}
+	/** The guest writes to `node`. Of what was above it, only what `stillUsed` names is left in QEMU. */
+	| {readonly kind: 'pivoted'; readonly disk: string; readonly node: string; readonly stillUsed: readonly string[]};
+
+/**
+ * Writes what the active layers of disks hold down into bases, while the guest goes on to write, and has the disks pivot
+ * to these: all of them, or none if one fails before. Cold. Ends once each disk is shown to lie on its base and the nodes
+ * above are deleted; the files are left to the caller. If it fails or is aborted before `pivoting`, the disks lie on what
+ * they lay on, and the bases hold what belongs to no instant: nothing is to read them by themselves. A run that is killed
+ * leaves jobs of its name, which `unwindInside` cancels, to the same effect.
+ */
+export function commitActive(
+	{request, vm, run}: ChainWork,
+	commits: readonly ActiveCommit[],
+	{speed, deadlineMs}: ChainPace = {},
+): Observable<CommitActiveMessage> {
+	const jobs = commits.map(({disk}): ChainJob => ({
+		id: objectName(run.id, disk.name),
+		label: disk.name,
+		ends: 'at-ready',
+	}));
+	return defer(() => vm.readGraph()).pipe(
+		concatMap(({nodes}) => {
+			const above = new Map(
+				commits.map(({disk, base}) => [disk.name, nodesAbove(nodes, disk.medium.node, base)] as const),
+			);
+			const start = async (): Promise<void> => {
+				for (const commit of commits) await startCommit(vm.qmp, run.id, commit, speed);
+			};
+			const warnings: string[] = [];
+			const whenReady = async (): Promise<void> => {
+				for (const commit of commits) warnings.push(...(await carryDown(vm, commit)));
+			};
+			const pivoted$ = runChainJobs(...([vm.qmp, jobs, {start, whenReady}] as const), {
+				watchers$: [aborted(request.signal)],
+				deadlineMs,
+				limited: speed !== undefined,
+			}).pipe(
+				concatMap(message =>
+					message.kind === 'completing'
+						? [...warnings.map(text => ({kind: 'warning' as const, text})), {kind: 'pivoting' as const}]
+						: [chainMessageOf(jobs, message)],
+				),
+			);
+			return scoped({
+				acquire: () => Promise.resolve(),
+				release: (_, outcome) => (outcome === 'completed' ? EMPTY : cancel({request, vm, run}, jobs, commits, above)),
+				onLostError: lostErrors(request),
+				use: () =>
+					concat(pivoted$, defer(() => requirePivoted(vm, commits, above)).pipe(concatMap(messages => messages))),
+			});
+		}),
+	);
+}
+
+/** What a job says while it works, in terms of disks. */
+function chainMessageOf(
+	jobs: readonly ChainJob[],
+	message: Exclude<ChainJobsMessage, {kind: 'completing'}>,
+): Extract<CommitActiveMessage, {kind: 'warning' | 'progress'}> {
+	if (message.kind === 'unlimited') {
+		return {kind: 'warning', text: `${message.label}: would not come to its end at that speed, which is lifted`};
+	}
+	const disks = message.jobs.map(({id, current, total}) => ({
+		disk: jobs.find(job => job.id === id)?.label ?? id,
+		doneBytes: current,
+		totalBytes: total,
+	}));
+	return {kind: 'progress', disks};
+}
+
+async function startCommit(
+	qmp: QmpConnection,
+	run: string,
+	{disk: {name, medium}, base}: ActiveCommit,
+	speed: number | undefined,
+): Promise<void> {
+	try {
+		// Without `auto-finalize: false`, with which the guest would be held between the end and our word.
+		await qmp.execute('block-commit', {
+			'job-id': objectName(run, name),
+			'device': medium.rootNode,
+			'top-node': medium.node,
+			'base-node': base,
+			'filter-node-name': objectName(run, name, 'job'),
+			'auto-dismiss': false,
+			'on-error': 'report',
+			...(speed === undefined ? {} : {speed}),
+		});
+	} catch (error) {
+		throw refusal(name, 'commit', error);
+	}
+}
+
+/** QEMU's refusal of a job, said of the disk. */
+function refusal(disk: string, what: 'commit' | 'stream', error: unknown): unknown {
+	if (!(error instanceof QmpCommandError)) return error;
+	return new QuiesceError('REFUSED', `${disk}: no ${what} is possible: ${error.message}`, {
+		cause: error,
+		hint: 'Another job on the disk, a base that may only be read, or one that another disk uses is in the way.',
+	});
+}
+
+async function carryDown(vm: VmSession, {disk, base}: ActiveCommit): Promise<string[]> {
+	const {nodes} = await vm.readGraph();
+	const layers = layersBetween(disk.medium, disk.medium.node, base).flatMap(({name}) => nodes.get(name) ?? []);
+	const below: BlockNode | undefined = nodes.get(base);
+	if (!below) return [];
+	const problems = await carryBitmaps(vm.qmp, base, carriedBitmaps(layers, below));
+	return problems.map(problem => `${disk.name}: ${problem}`);
+}
+
+type NodesAbove = ReadonlyMap<string, readonly string[]>;
+type Pivoted = Extract<CommitActiveMessage, {kind: 'pivoted'}>;
+
+async function requirePivoted(vm: VmSession, commits: readonly ActiveCommit[], above: NodesAbove): Promise<Pivoted[]> {
+	const pivoted = await removePivoted(vm.qmp, await vm.readGraph(), commits, above);
+	const missing = commits.filter(({disk}) => !pivoted.some(one => one.disk === disk.name));
+	if (missing.length === 0) return pivoted;
+	const names = missing.map(({disk}) => disk.name).join(', ');
+	throw new JobError(`${names}: the commit has ended, and yet the disk does not lie on its base`, {
+		hint: 'Nothing was removed. `quiesce inspect` shows what the disk lies on.',
+	});
+}
+
+/** Deletes what was above the base of each disk that lies on that by now. */
+async function removePivoted(
+	qmp: QmpConnection,
+	{disks}: BlockGraph,
+	commits: readonly ActiveCommit[],
+	above: NodesAbove,
+): Promise<Pivoted[]> {
+	const pivoted: Pivoted[] = [];
+	for (const {disk, base} of commits) {
+		if (disks.find(({name}) => name === disk.name)?.medium?.node !== base) continue;
+		const stillUsed = await removeNodes(qmp, above.get(disk.name) ?? []);
+		pivoted.push({kind: 'pivoted', disk: disk.name, node: base, stillUsed});
+	}
+	return pivoted;
+}
+
+/** A job that was being completed may have had its disk pivot all the same. */
+async function cancel(
+	{request, vm}: ChainWork,
+	jobs: readonly ChainJob[],
+	commits: readonly ActiveCommit[],
+	above: NodesAbove,
+): Promise<void> {
+	await reachAgain(vm, async qmp => {
+		const ids = new Set(jobs.map(({id}) => id));
+		await endJobs(
+			qmp,
+			(await qmp.execute('query-jobs')).filter(({id}) => ids.has(id)),
+		);
+		for (const {disk} of await removePivoted(qmp, await readBlockGraph(qmp, vm.schema), commits, above)) {
+			request.tell(`${disk} lies on its base by now, all the same`);
+		}
+	});
+}
