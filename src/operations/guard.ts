@@ -36,6 +36,8 @@ export type GuardOrder =
 	| {readonly order: 'end'};
 
 const ANSWER_MS = 5_000;
+/** Nothing is at stake before it is there, and a busy host takes its time to start a program. */
+const START_MS = 30_000;
 
 /**
  * A small process that cleans up after this one if that cannot do it itself. When this process dies, however it dies,
@@ -56,7 +58,7 @@ export class Guard implements ThawGuard {
 		// Pipes are sockets. A keeping guard must not hold this process back; where an answer is due its timer does.
 		for (const pipe of [input, output]) (pipe as net.Socket).unref();
 		this.#answers = readline.createInterface({input: output})[Symbol.asyncIterator]();
-		this.#started = this.#answer('start').catch((error: unknown) => {
+		this.#started = this.#answer('start', START_MS).catch((error: unknown) => {
 			child.kill('SIGKILL');
 			throw error;
 		});
@@ -139,10 +141,10 @@ export class Guard implements ThawGuard {
 		await this.#answer(order.order);
 	}
 
-	async #answer(order: string): Promise<void> {
+	async #answer(order: string, withinMs = ANSWER_MS): Promise<void> {
 		let timer: NodeJS.Timeout | undefined;
 		const late = new Promise<undefined>(resolve => {
-			timer = setTimeout(resolve, ANSWER_MS, undefined);
+			timer = setTimeout(resolve, withinMs, undefined);
 		});
 		const answer = await Promise.race([this.#answers.next(), late]);
 		clearTimeout(timer);

@@ -74,7 +74,9 @@ export async function make(attempt: Attempt, stage: Stage, ledger: Ledger, tally
 async function enter(id: string, {damaged}: Aftermath, stage: Stage, tally: Tally): Promise<void> {
 	const {kind, method, sink, disks} = await manifestOf(join(vmFolder(stage.repository, stage.vm.name), id));
 	for (const {name, parent} of disks) {
-		if (damaged !== undefined && parent === damaged) tally.find(`${name} of ${id} is based on a damaged point`);
+		if (damaged?.id === parent && damaged.disks.includes(name)) {
+			tally.find(`${name} of ${id} is based on a damaged image of ${damaged.id}`);
+		}
 	}
 	tally.count('points', kind);
 	tally.count('points by way', `${method} to ${sink}`);

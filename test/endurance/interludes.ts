@@ -22,8 +22,8 @@ export interface Aftermath {
 	readonly heal?: Heal;
 	/** It may be refused. */
 	readonly mayFail?: boolean;
-	/** Nothing may be based on that point. */
-	readonly damaged?: string;
+	/** Nothing may be based on what that point has of these disks. */
+	readonly damaged?: {readonly id: string; readonly disks: readonly string[]};
 }
 
 const endVm =
@@ -45,15 +45,16 @@ async function damage(stage: Stage, ledger: Ledger): Promise<Aftermath | undefin
 	if (!newest) return undefined;
 	const {id, folder} = newest;
 	const {disks} = await manifestOf(folder);
-	const images = disks.map(({file}) => file);
 	const how = stage.random.pick(['short', 'gone', 'nonsense']);
-	const file = join(folder, how === 'nonsense' ? 'point.json' : images[stage.random.whole(0, images.length - 1)]!);
+	const one = disks[stage.random.whole(0, disks.length - 1)]!;
+	const hit = how === 'nonsense' ? disks : [one];
+	const file = join(folder, how === 'nonsense' ? 'point.json' : one.file);
 	const kept = join(stage.disk.folder, 'kept');
 	await copyFile(file, kept, constants.COPYFILE_FICLONE);
 	if (how === 'short') await truncate(file, stage.random.whole(0, 100_000));
 	else if (how === 'gone') await rm(file);
 	else await writeFile(file, '{"format": 1}');
-	return {heal: () => rename(kept, file), damaged: id};
+	return {heal: () => rename(kept, file), damaged: {id, disks: hit.map(({name}) => name)}};
 }
 
 async function removeNewest(stage: Stage, ledger: Ledger): Promise<undefined> {
