@@ -5,6 +5,7 @@
 const layers = [
 	'cli',
 	'operations',
+	'snapshots',
 	'repository',
 	'cut',
 	'sink',
@@ -20,7 +21,7 @@ const layers = [
 ];
 
 /** Folders that work on files alone, so that a point can be read where no QEMU runs. */
-const withoutQmp = ['repository'];
+const withoutQmp = ['snapshots', 'repository'];
 
 /** @type {import('dependency-cruiser').IConfiguration} */
 export default {

@@ -6,6 +6,7 @@ const RUN_ALPHABET = '0123456789abcdefghjkmnpqrstvwxyz';
 const RUN_LENGTH = 6;
 const NAME = new RegExp(`^${PREFIX}(?<run>[${RUN_ALPHABET}]{${RUN_LENGTH}})-`);
 const TAG_LENGTH = 12;
+const LASTING = new RegExp(`^${PREFIX}[0-9a-f]{${TAG_LENGTH}}-`);
 /** What is left of QEMU's 31 characters for a node name. */
 const MAX_DISK = 12;
 
@@ -23,10 +24,21 @@ export function objectName(
 	disk: string,
 	role?: 'target' | 'filter' | 'scratch' | 'access' | 'gate' | 'job' | 'bitmap' | 'changes' | 'mark',
 ): string {
-	const plain = /^[A-Za-z0-9._-]+$/.test(disk) && disk.length <= MAX_DISK;
+	return `${PREFIX}${run}-${shortName(disk)}${role === undefined ? '' : `-${role}`}`;
+}
+
+function shortName(disk: string): string {
+	if (/^[A-Za-z0-9._-]+$/.test(disk) && disk.length <= MAX_DISK) return disk;
 	const hash = createHash('sha256').update(disk).digest('hex').slice(0, 6);
-	const short = plain ? disk : `${disk.replaceAll(/[^A-Za-z0-9]/g, '').slice(0, MAX_DISK - 7)}.${hash}`;
-	return `${PREFIX}${run}-${short}${role === undefined ? '' : `-${role}`}`;
+	return `${disk.replaceAll(/[^A-Za-z0-9]/g, '').slice(0, MAX_DISK - 7)}.${hash}`;
+}
+
+/**
+ * The name of the node of an overlay, which outlives the run that made it and is no run's. Two of them never have the same,
+ * though a snapshot's name may be given again.
+ */
+export function overlayName(vm: string, snapshot: string, run: string, disk: string): string {
+	return `${PREFIX}${tagOf([vm, snapshot, run, disk])}-${shortName(disk)}`;
 }
 
 /**
@@ -40,10 +52,16 @@ export function bitmapName(tag: string, point: string, run: string): string {
 
 /** Longer than a run's id, so that it is never taken for one. */
 export function bitmapTag(repository: string, vm: string, disk: string): string {
-	return createHash('sha256')
-		.update(JSON.stringify([repository, vm, disk]))
-		.digest('hex')
-		.slice(0, TAG_LENGTH);
+	return tagOf([repository, vm, disk]);
+}
+
+function tagOf(words: readonly string[]): string {
+	return createHash('sha256').update(JSON.stringify(words)).digest('hex').slice(0, TAG_LENGTH);
+}
+
+/** Whether a bitmap, of whatever repository, is one that {@link bitmapName} named. */
+export function isLastingBitmap(name: string): boolean {
+	return LASTING.test(name);
 }
 
 /** Whether a bitmap is one that {@link bitmapName} named with this tag. */

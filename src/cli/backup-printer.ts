@@ -1,4 +1,4 @@
-import type {BackupMessage, BackupPlan, PlannedDisk} from '../operations/backup-messages.ts';
+import type {BackupMessage, BackupPlan, CutRecord, PlannedDisk} from '../operations/backup-messages.ts';
 import {kindOf, type PointManifest} from '../repository/manifest.ts';
 import {toJson} from './json.ts';
 import {printable} from './printable.ts';
@@ -89,7 +89,7 @@ export function reasonLines(disks: readonly Pick<PlannedDisk, 'name' | 'kind' | 
 	return Array.from(groups, ([words, group]) => `${group.map(({name}) => name).join(', ')}: ${words}`);
 }
 
-function cutLine({consistency, freeze, standstill}: Extract<BackupMessage, {kind: 'cut'}>): string {
+export function cutLine({consistency, freeze, standstill}: CutRecord): string {
 	const stood = standstill ? `; ${standstillWords(standstill)}` : '';
 	if (!freeze) return `cut: ${consistency}${stood}`;
 	const {fileSystems, freezeSeconds, heldSeconds, thawSeconds} = freeze;

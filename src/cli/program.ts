@@ -11,7 +11,17 @@ interface Command {
 }
 
 /** Each command is loaded when it is the one that was called. */
-const COMMANDS: readonly (readonly [usage: string, describe: string, load: () => Promise<Command>])[] = [
+type CommandEntry = readonly [usage: string, describe: string, load: () => Promise<Command>];
+
+const SNAPSHOT_COMMANDS: readonly CommandEntry[] = [
+	[
+		'create [vm] [snapshot]',
+		'Take a snapshot: the guest goes on in new images',
+		() => import('./commands/snapshot/create.ts'),
+	],
+];
+
+const COMMANDS: readonly CommandEntry[] = [
 	['discover', 'List the running QEMU VMs of this host, and their sockets', () => import('./commands/discover.ts')],
 	['inspect [vm]', 'Show the disks, chains, jobs and abilities of a VM', () => import('./commands/inspect.ts')],
 	['backup [vm]', 'Take a point of a running VM into a repository', () => import('./commands/backup.ts')],
@@ -77,16 +87,21 @@ function parser(argv: readonly string[]): Argv {
 				new UsageError(asTyped(message), {hint: 'quiesce --help, or --help after a command.'})
 			);
 		});
-	for (const [command, describe, load] of COMMANDS) {
-		const module: CommandModule = {
-			command,
-			describe,
-			builder: async args => (await load()).build(args).epilogue(EXIT_STATUS),
-			handler: async options => (await load()).run(options as never),
-		};
-		program.command(module);
-	}
+	for (const entry of COMMANDS) program.command(moduleOf(entry));
+	program.command('snapshot', 'Take snapshots of a running VM', snapshot => {
+		for (const entry of SNAPSHOT_COMMANDS) snapshot.command(moduleOf(entry));
+		return snapshot.demandCommand(1, 'say what to do: create').epilogue(EXIT_STATUS);
+	});
 	return program;
+}
+
+function moduleOf([command, describe, load]: CommandEntry): CommandModule {
+	return {
+		command,
+		describe,
+		builder: async args => (await load()).build(args).epilogue(EXIT_STATUS),
+		handler: async options => (await load()).run(options as never),
+	};
 }
 
 /** yargs names unknown options in camel case. */

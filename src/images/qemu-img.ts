@@ -12,17 +12,23 @@ export interface CreateOptions {
 	/** What the guest sees; QEMU rounds it up to whole sectors of 512 bytes. */
 	readonly sizeBytes: number;
 	readonly compression: Compression;
-	/** A qcow2 image to lie on, as the new one is to name it: relative to its own folder. It must exist and have that size. */
-	readonly backingFile?: string | undefined;
+	/** An image to lie on, as the new one is to name it: relative to its own folder. It must exist and have that size. */
+	readonly backing?: {readonly file: string; readonly format: string} | undefined;
+	/** Default 64 KiB. */
+	readonly clusterBytes?: number | undefined;
 }
 
 /**
  * Creates an empty qcow2 image that only this user can read and write. `zstd` fixes how clusters are compressed *if*
  * they are written compressed; QEMU before 5.1 cannot read such an image. Fails if `image` exists.
  */
-export async function createImage(image: string, {sizeBytes, compression, backingFile}: CreateOptions): Promise<void> {
+export async function createImage(
+	image: string,
+	{sizeBytes, compression, backing, clusterBytes = 64 * 1024}: CreateOptions,
+): Promise<void> {
 	const file = absolute(image);
-	const options = ['compat=1.1', 'cluster_size=64k', ...(compression === 'zstd' ? ['compression_type=zstd'] : [])];
+	const compressed = compression === 'zstd' ? ['compression_type=zstd'] : [];
+	const options = ['compat=1.1', `cluster_size=${clusterBytes}`, ...compressed];
 	await reserveFile(file);
 	try {
 		await runTool({
@@ -30,7 +36,7 @@ export async function createImage(image: string, {sizeBytes, compression, backin
 			args: [
 				...['create', '-q', '-f', 'qcow2', '-o', options.join(',')],
 				// It is named and not opened: nobody must be kept from reading it meanwhile.
-				...(backingFile === undefined ? [] : ['-u', '-b', backingFile, '-F', 'qcow2']),
+				...(backing === undefined ? [] : ['-u', '-b', backing.file, '-F', backing.format]),
 				...[file, String(sizeBytes)],
 			],
 			object: file,

@@ -16,10 +16,7 @@ export interface CapturedMachine {
 
 /** What is needed to start the VM again: QEMU's own answers, and its command line where this host can show it. */
 export async function captureMachine(vm: VmSession, graph: BlockGraph): Promise<CapturedMachine> {
-	const monitor = vm.sockets.qmp;
-	const server = 'unix' in monitor ? await processServing(monitor.unix) : undefined;
-	// A proxy may stand before the monitor; its command line starts no VM.
-	const found = server && isQemu(server) ? server : undefined;
+	const found = await qemuOf(vm);
 	return {
 		qemu: found,
 		qemuUid: found?.uid === process.getuid?.() ? undefined : found?.uid,
@@ -46,6 +43,13 @@ export async function captureMachine(vm: VmSession, graph: BlockGraph): Promise<
 			capturedAt: new Date().toISOString(),
 		},
 	};
+}
+
+/** The VM's process, where this host can show it. */
+export async function qemuOf({sockets: {qmp}}: Pick<VmSession, 'sockets'>): Promise<HostProcess | undefined> {
+	const server = 'unix' in qmp ? await processServing(qmp.unix) : undefined;
+	// A proxy may stand before the monitor; its command line starts no VM.
+	return server && isQemu(server) ? server : undefined;
 }
 
 /** With its version, such as `pc-q35-7.2`: an alias may mean another machine in the next QEMU. */

@@ -15,8 +15,8 @@ export interface Guarded {
 	readonly vm?: {
 		readonly qmp: SocketAddress;
 		readonly name: string;
-		/** Where the run has a partial point. */
-		readonly repository: string;
+		/** Where the run has a partial point, if it has one. */
+		readonly repository?: string | undefined;
 	};
 }
 

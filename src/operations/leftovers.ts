@@ -11,6 +11,7 @@ import type {QmpSchema} from '../qmp/introspection.ts';
 import {socketIn} from '../sink/nbd-socket.ts';
 import {wasPausing} from './pause-marker.ts';
 import {isAlive, requireDead, runFolders} from './run.ts';
+import {snapshotOfRun} from './snapshot-pointer.ts';
 import {nodesOfRun, runsInside, unwindInside} from './unwind.ts';
 
 const KILL_WAIT_MS = 3_000;
@@ -67,6 +68,8 @@ export async function removeRunFolders(
 			if (await hasClients(socketIn(folder))) continue;
 			// From the mark alone the next run there can tell that a VM which it finds paused is to go on.
 			if (pausing === 'keep' && (await wasPausing(folder))) continue;
+			// It says where the snapshot is that the run had begun.
+			if ((await snapshotOfRun(folder)) !== undefined) continue;
 		}
 		if (await endDaemon(folder)) done.push(endedDaemon(run));
 		await fs.rm(folder, {recursive: true, force: true});

@@ -157,7 +157,7 @@ export function tagFor({vm, repository}: Pick<PlanFacts, 'vm' | 'repository'>, d
 }
 
 /** The VM's QEMU, as a later point can tell it from another; null where it cannot be told. */
-async function identify(qemu: HostProcess | undefined): Promise<QemuProcess | null> {
+export async function identify(qemu: HostProcess | undefined): Promise<QemuProcess | null> {
 	if (!qemu) return null;
 	const {startTicks} = qemu;
 	return {bootId: await bootId(), startTicks, startedAt: (await processStartedAt(startTicks)).toISOString()};

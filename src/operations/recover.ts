@@ -7,6 +7,7 @@ import {openRepository, type Repository} from '../repository/repository.ts';
 import {removeDeadPartials} from './dead-partials.ts';
 import {removeLeftovers, resumeIfLeft} from './leftovers.ts';
 import {isQuiesceFailure} from './quiescer.ts';
+import {recoverSnapshots} from './recover-snapshots.ts';
 import {thawLeftover} from './thaw-leftover.ts';
 import type {VmSession} from './vm-session.ts';
 import {RECOVERY, type VmRequest, withVm} from './with-vm.ts';
@@ -16,6 +17,8 @@ export interface RecoverRequest extends VmRequest {
 	readonly repository?: string | undefined;
 	/** Where scratch was put by name, instead of beside the images. */
 	readonly scratch?: string | undefined;
+	/** Where unfinished snapshots may be, besides the folders of the images. */
+	readonly snapshots?: string | undefined;
 }
 
 /** One thing that was undone, in words. */
@@ -44,13 +47,15 @@ export function recover(request: RecoverRequest): Observable<Recovered> {
 /** As {@link recover}, for the holder of the VM's lock. */
 export function recoverVm(
 	vm: VmSession,
-	{scratch}: Pick<RecoverRequest, 'scratch'>,
+	{scratch, snapshots}: Pick<RecoverRequest, 'scratch' | 'snapshots'>,
 	repository: Repository | undefined,
 ): Observable<Recovered> {
 	return concat(
 		// In the order of the harm that each does to the guest.
 		inWords(() => resumeIfLeft(vm.qmp)),
 		inWords(async () => (vm.sockets.agent ? thawIfLeft(vm.sockets.agent) : [])),
+		// Before what records for them is removed.
+		inWords(() => recoverSnapshots(vm, snapshots)),
 		inWords(() => removeLeftovers(vm.qmp, vm.schema, scratch)),
 		inWords(async () => (repository ? removeDeadPartials(repository, vm.name) : [])),
 	);

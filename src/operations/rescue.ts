@@ -58,6 +58,7 @@ export async function undoAfterDeath({qmp, name, repository}: NonNullable<Guarde
 	} catch (error) {
 		onFailure(error);
 	}
+	if (repository === undefined) return;
 	try {
 		// Without the VM's lock, as the file system of a repository may hang.
 		(await removeDeadPartials(await openRepository(repository), name)).forEach(tell);

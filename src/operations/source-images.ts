@@ -18,8 +18,8 @@ export async function sourceImages(
 	for (const [index, node] of medium.chain.entries()) {
 		const filename = index === 0 ? medium.filename : node.filename;
 		if (filename === '' || filename.startsWith('json:')) return null;
-		const file = path.isAbsolute(filename) || qemuFolder === undefined ? filename : path.join(qemuFolder, filename);
-		const stat = path.isAbsolute(file) ? await statOf(file) : undefined;
+		const file = fileOn(filename, qemuFolder);
+		const stat = file === undefined ? undefined : await statOf(file);
 		images.push({
 			filename,
 			format: node.driver,
@@ -28,6 +28,13 @@ export async function sourceImages(
 		});
 	}
 	return images;
+}
+
+/** What QEMU calls an image, as a path of this host; undefined for what is no file, or is relative to nobody knows what. */
+export function fileOn(filename: string, qemuFolder: string | undefined): string | undefined {
+	if (filename === '' || filename.startsWith('json:')) return undefined;
+	if (path.isAbsolute(filename)) return filename;
+	return qemuFolder === undefined ? undefined : path.join(qemuFolder, filename);
 }
 
 /**

@@ -2,11 +2,9 @@ import {concat, concatMap, defer, EMPTY, from, map, type Observable, of} from 'r
 import type {Cut, CutMethod} from '../cut/cut.ts';
 import {QuiesceError} from '../errors.ts';
 import {AgentError} from '../guest-agent/errors.ts';
-import type {FreezeWindow} from '../guest-agent/freeze-window.ts';
 import {storageAnswers} from '../host/storage-answers.ts';
 import {JobError} from '../jobs/errors.ts';
 import {type JobProgress, runJobs} from '../jobs/run-jobs.ts';
-import type {FreezeRecord} from '../repository/manifest.ts';
 import {createPartialPoint, type PartialPoint} from '../repository/partial-point.ts';
 import type {Point} from '../repository/points.ts';
 import {aborted} from '../rx/aborted.ts';
@@ -16,11 +14,11 @@ import {openInlineSink} from '../sink/inline.ts';
 import type {OpenSink, Sink, SinkName} from '../sink/sink.ts';
 import type {BackupMessage, CutRecord, DiskProgress} from './backup-messages.ts';
 import {scratchFolders} from './choose-method.ts';
+import {cutFrozen} from './frozen-cut.ts';
 import {keepBitmaps, markRecordings} from './keep-bitmaps.ts';
 import {clearPausing, markPausing} from './pause-marker.ts';
 import type {PointTask} from './point-task.ts';
 import {prepareCut} from './prepare-cut.ts';
-import {isQuiesceFailure} from './quiescer.ts';
 import {reachAgain} from './reach-again.ts';
 import {unwindInside} from './unwind.ts';
 import {type CopyFacts, draftOf, sinkDiskOf, type WrittenBytes} from './store-copies.ts';
@@ -149,30 +147,15 @@ function finish(task: PointTask, partial: PartialPoint, cut: CutRecord, facts: C
 	);
 }
 
-/** The cut, in a frozen guest if there is a quiescer. Under `require` anything less than a sound freeze fails. */
+/** Under `require` anything less than a sound freeze fails. */
 async function takeCut(task: PointTask, cut: Cut): Promise<CutRecord> {
 	const {request, quiescer} = task;
-	// Never twice: where the answer is late the first one may yet be done.
-	const progress = {hasBegun: false};
-	const take = async (): Promise<Pick<CutRecord, 'at' | 'standstill'>> => {
-		request.signal.throwIfAborted();
-		const at = new Date().toISOString();
-		progress.hasBegun = true;
+	const record = await cutFrozen(request, quiescer, async () => {
 		const {stood, ms} = await (cut.pauses ? whileWatched(task, () => cut.take()) : cut.take());
-		return {at, standstill: {of: stood, seconds: ms / 1000}};
-	};
-	if (!quiescer) return {...(await take()), consistency: 'crash-consistent', freeze: null};
-	try {
-		const {value: taken, window} = await quiescer.whileFrozen(take);
-		const freeze = freezeRecord(window);
-		if (window.doubt === undefined) return {...taken, consistency: 'quiesced', freeze};
-		const degraded = `the freeze did not hold: ${window.doubt}`;
-		if (request.quiesce === 'require') throw new AgentError(degraded);
-		return {...taken, consistency: 'crash-consistent', freeze, degraded};
-	} catch (error) {
-		if (request.quiesce === 'require' || progress.hasBegun || !isQuiesceFailure(error)) throw error;
-		return {...(await take()), consistency: 'crash-consistent', freeze: null, degraded: error.message};
-	}
+		return {standstill: {of: stood, seconds: ms / 1000}};
+	});
+	if (quiescer && request.quiesce === 'require' && record.degraded !== undefined) throw new AgentError(record.degraded);
+	return record;
 }
 
 /** While `pausing` may have the VM paused, our death is followed by its going on: by the guard's doing, or the next run's. */
@@ -201,15 +184,6 @@ async function resumeSurely({vm}: PointTask): Promise<void> {
 	await reachAgain(vm, async qmp => {
 		if ((await qmp.execute('query-status')).status === 'paused') await qmp.execute('cont');
 	});
-}
-
-function freezeRecord({frozen, freezeMs, heldMs, thawMs}: FreezeWindow): FreezeRecord {
-	return {
-		fileSystems: frozen,
-		freezeSeconds: freezeMs / 1000,
-		heldSeconds: heldMs / 1000,
-		thawSeconds: thawMs / 1000,
-	};
 }
 
 function progressOf({jobs}: Cut, progress: readonly JobProgress[]): DiskProgress[] {

@@ -109,6 +109,8 @@ export interface QmpBlockNode {
 	'file': string;
 	'backing_file'?: string;
 	'encrypted': boolean;
+	'cache': {'direct': boolean; 'no-flush': boolean};
+	'detect_zeroes': 'off' | 'on' | 'unmap';
 	'dirty-bitmaps'?: QmpBitmap[];
 	/** From 10.1. */
 	'children'?: {'child': string; 'node-name': string}[];
@@ -228,6 +230,7 @@ export interface QmpBlockStream {
 
 export type QmpTransactionAction =
 	| {type: 'blockdev-backup'; data: QmpBlockdevBackup}
+	| {type: 'blockdev-snapshot'; data: {node: string; overlay: string}}
 	| {type: 'block-dirty-bitmap-add'; data: QmpBitmapAdd}
 	| {type: 'block-dirty-bitmap-merge'; data: QmpBitmapMerge}
 	| {type: 'block-dirty-bitmap-remove'; data: {node: string; name: string}};

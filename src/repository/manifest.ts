@@ -121,13 +121,33 @@ export interface PointManifest {
 	readonly warnings: readonly string[];
 }
 
-const bytes = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
+export const bytes = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
 const seconds = v.pipe(v.number(), v.minValue(0));
 const pointId = v.pipe(v.string(), v.check(isPointId, 'not the id of a point'));
-const time = v.pipe(v.string(), v.regex(/^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{3}Z$/, 'not a time in UTC'));
+export const time = v.pipe(v.string(), v.regex(/^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{3}Z$/, 'not a time in UTC'));
 
 const kind = v.picklist(['full', 'incremental', 'differential']);
 const plainName = v.pipe(v.string(), v.regex(PLAIN_NAME, 'not a plain name'));
+
+/** What a cut was like, wherever a document tells of one. */
+export const cutMembers = {
+	cutAt: time,
+	consistency: v.picklist(['quiesced', 'crash-consistent', 'offline']),
+	freeze: v.nullable(
+		v.looseObject({fileSystems: bytes, freezeSeconds: seconds, heldSeconds: seconds, thawSeconds: seconds}),
+	),
+	standstill: v.optional(v.nullable(v.looseObject({of: v.picklist(['disks', 'vm']), seconds})), null),
+};
+
+/** Which QEMU and which version of this program wrote a document. */
+export const writerMembers = {
+	qemu: v.looseObject({
+		version: v.string(),
+		package: v.string(),
+		process: v.optional(v.nullable(v.looseObject({bootId: v.string(), startTicks: v.number(), startedAt: time})), null),
+	}),
+	tool: v.looseObject({version: v.string()}),
+};
 
 /** Points of earlier versions lack them: each of their disks is a full that stands alone. */
 const laterMembers = {
@@ -174,22 +194,9 @@ const manifest = v.pipe(
 		uuid: v.nullable(v.string()),
 		kind,
 		run: v.string(),
-		cutAt: time,
+		...cutMembers,
 		finishedAt: time,
-		consistency: v.picklist(['quiesced', 'crash-consistent', 'offline']),
-		freeze: v.nullable(
-			v.looseObject({fileSystems: bytes, freezeSeconds: seconds, heldSeconds: seconds, thawSeconds: seconds}),
-		),
-		standstill: v.optional(v.nullable(v.looseObject({of: v.picklist(['disks', 'vm']), seconds})), null),
-		qemu: v.looseObject({
-			version: v.string(),
-			package: v.string(),
-			process: v.optional(
-				v.nullable(v.looseObject({bootId: v.string(), startTicks: v.number(), startedAt: time})),
-				null,
-			),
-		}),
-		tool: v.looseObject({version: v.string()}),
+		...writerMembers,
 		method: v.string(),
 		sink: v.string(),
 		compression: v.picklist(['none', 'zstd']),

@@ -14,13 +14,15 @@ export interface Owner {
 	readonly bootId: string;
 }
 
-const schema = v.object({
+export const ownerMembers = {
 	run: v.string(),
 	pid: v.pipe(v.number(), v.integer(), v.minValue(1)),
 	startTicks: v.number(),
 	host: v.string(),
 	bootId: v.string(),
-});
+};
+
+const schema = v.object(ownerMembers);
 
 /** This process, in its run. */
 export async function thisOwner(run: string): Promise<Owner> {

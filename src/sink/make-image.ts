@@ -9,5 +9,8 @@ export async function makeImage(
 	compression: 'none' | 'zstd',
 ): Promise<void> {
 	if (base?.kind === 'clone') await cloneFile(base.of, path);
-	else await createImage(path, {sizeBytes, compression, backingFile: base?.backingFile});
+	else {
+		const backing = base && {file: base.backingFile, format: 'qcow2'};
+		await createImage(path, {sizeBytes, compression, backing});
+	}
 }

@@ -62,6 +62,8 @@ export function node(
 		'ro': false,
 		'file': `/${name}`,
 		'encrypted': false,
+		'cache': {'direct': false, 'no-flush': false},
+		'detect_zeroes': 'off',
 		'image': {'filename': `/${name}`, 'format': drv, 'virtual-size': 1 << 20},
 		'children': Object.entries(children).map(([child, below]) => ({child, 'node-name': below})),
 		...more,

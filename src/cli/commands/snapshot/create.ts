@@ -1,0 +1,90 @@
+import {lastValueFrom, tap} from 'rxjs';
+import type {Argv} from 'yargs';
+import {UsageError} from '../../../errors.ts';
+import {createSnapshot} from '../../../operations/snapshot-create.ts';
+import type {SnapshotMessage, SnapshotRequest} from '../../../operations/snapshot-messages.ts';
+import {parseDuration} from '../../quantities.ts';
+import {type GlobalOptions, runCommand} from '../../run-command.ts';
+import {snapshotPrinter} from '../../snapshot-printer.ts';
+import {socketsOf, type VmOptions, vmOptions} from '../../vm-options.ts';
+
+interface Options extends GlobalOptions, VmOptions {
+	readonly snapshot?: string;
+	readonly quiesce: SnapshotRequest['quiesce'];
+	readonly disk?: readonly string[];
+	readonly exclude?: readonly string[];
+	readonly overlayTemplate?: string;
+	readonly folder?: string;
+	readonly freezeTimeout: string;
+	readonly dryRun: boolean;
+}
+
+export function build(yargs: Argv): Argv {
+	return vmOptions(yargs)
+		.usage(
+			'$0 snapshot create VM [NAME]\n\nFrom one instant on lets the guest write to new images over those that it has, which ' +
+				'then hold what its disks held: all at once, with the file systems frozen. Prints the name of the snapshot, and ' +
+				'says which image each disk lies on from then on.',
+		)
+		.positional('snapshot', {type: 'string', describe: 'What to call it; else the time'})
+		.option('quiesce', {
+			choices: ['require', 'try', 'never'] as const,
+			default: 'try',
+			describe: 'Whether to freeze the guest: fail if it cannot be, say so, or do not',
+		})
+		.option('disk', {type: 'string', array: true, nargs: 1, describe: 'Only this disk (may be repeated)'})
+		.option('exclude', {type: 'string', array: true, nargs: 1, describe: 'All disks but this one (may be repeated)'})
+		.option('overlay-template', {
+			type: 'string',
+			describe:
+				'What the new images are called, with {stem}, {name}, {disk} and {vm}; default {stem}.{name}.qcow2, beside each image',
+		})
+		.option('folder', {
+			type: 'string',
+			describe: 'Where it is noted that there is the snapshot, instead of beside the image of the first disk',
+		})
+		.option('freeze-timeout', {type: 'string', default: '60s', describe: 'How long the freeze and its hooks may take'})
+		.option('dry-run', {type: 'boolean', default: false, describe: 'Say what would be done, and do nothing'})
+		.group(['quiesce', 'disk', 'exclude', 'overlay-template', 'folder', 'freeze-timeout', 'dry-run'], 'Snapshot:')
+		.example('$0 snapshot create web1 before-upgrade', 'all disks of web1, frozen if its agent answers')
+		.example('$0 snapshot create --qmp /run/web1.qmp before-upgrade --disk vda', '');
+}
+
+export function run(options: Options): Promise<void> {
+	return runCommand(options, async context => {
+		const {vm, name} = namesOf(options);
+		const request: SnapshotRequest = {
+			...context,
+			sockets: await socketsOf({...options, vm}),
+			snapshot: name,
+			quiesce: options.quiesce,
+			only: options.disk,
+			exclude: options.exclude,
+			overlayTemplate: options.overlayTemplate,
+			folder: options.folder,
+			freezeTimeoutMs: parseDuration(options.freezeTimeout, '--freeze-timeout'),
+			dryRun: options.dryRun,
+		};
+		const printer = snapshotPrinter(context);
+		const print = (message: SnapshotMessage): void => {
+			context.log.info(message.kind, {message});
+			printer.print(message);
+		};
+		try {
+			await lastValueFrom(createSnapshot(request).pipe(tap(print)), {defaultValue: undefined});
+		} finally {
+			printer.end();
+		}
+		return undefined;
+	});
+}
+
+/** Where sockets are named, there is no VM before the snapshot. */
+export function namesOf({vm, qmp, snapshot}: Pick<Options, 'vm' | 'qmp' | 'snapshot'>): {
+	readonly vm: string | undefined;
+	readonly name: string | undefined;
+} {
+	if (qmp === undefined) return {vm, name: snapshot};
+	if (snapshot !== undefined) throw new UsageError('give either VM or --qmp, not both');
+	return {vm: undefined, name: vm};
+}

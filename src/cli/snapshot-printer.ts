@@ -1,0 +1,66 @@
+import type {SnapshotMessage} from '../operations/snapshot-messages.ts';
+import type {SnapshotManifest} from '../snapshots/manifest.ts';
+import {cutLine, type Printer} from './backup-printer.ts';
+import {toJson} from './json.ts';
+import {printable} from './printable.ts';
+import {countOf, formatBytes} from './quantities.ts';
+import {printNote, printResult, printWarning, styled} from './terminal.ts';
+
+/** JSON lines on stdout; or words on stderr, and at the end the snapshot's name on stdout. */
+export function snapshotPrinter({
+	json,
+	quiet,
+}: {
+	readonly json: boolean;
+	readonly quiet: boolean;
+}): Printer<SnapshotMessage> {
+	return {
+		print: message => {
+			if (json) printJsonLine(message);
+			else printWords(message, quiet ? () => undefined : printNote);
+		},
+		end: () => undefined,
+	};
+}
+
+function printJsonLine(message: SnapshotMessage): void {
+	const {kind, ...rest} = message;
+	printResult(toJson({messageType: kind === 'finished' ? 'summary' : kind, ...rest}));
+}
+
+function printWords(message: SnapshotMessage, note: (text: string) => void): void {
+	switch (message.kind) {
+		case 'recovered':
+			printNote(`${styled('yellow', 'recovered:')} ${printable(message.text)}`);
+			break;
+		case 'warning':
+			printWarning(printable(message.text));
+			break;
+		case 'planned': {
+			const {vm, snapshot, disks, skipped, quiesce} = message;
+			note(
+				printable(
+					`${vm}: snapshot ${snapshot} of ${countOf(disks.length, 'disk')}, ${quiesce ? 'with' : 'without'} a freeze`,
+				),
+			);
+			for (const {name, sizeBytes, overlay} of disks)
+				note(printable(`  ${name} (${formatBytes(sizeBytes)}): ${overlay}`));
+			for (const {name, reason} of skipped) note(printable(`  not ${name}: ${reason}`));
+			break;
+		}
+		case 'cut':
+			note(cutLine(message));
+			if (message.degraded !== undefined) printWarning(`crash-consistent only: ${printable(message.degraded)}`);
+			break;
+		case 'finished':
+			for (const line of whereLines(message.manifest)) note(line);
+			printResult(printable(message.manifest.name));
+	}
+}
+
+function whereLines({disks}: SnapshotManifest): string[] {
+	return [
+		`${styled('green', 'done:')} the disks lie on these images from now on, and the VM has to be started from them:`,
+		...disks.map(({name, overlay}) => printable(`  ${name}: ${overlay?.file ?? ''}`)),
+	];
+}

@@ -1,0 +1,50 @@
+import fs from 'node:fs/promises';
+import {stateOf} from '../repository/owner.ts';
+import {
+	type ListedPartialSnapshot,
+	listPartialSnapshots,
+	readPartial,
+	settleOwnerless,
+} from '../snapshots/partial-snapshot.ts';
+import {qemuOf} from './capture-machine.ts';
+import {isAlive, runFolders} from './run.ts';
+import {settleSnapshot} from './settle-snapshot.ts';
+import {snapshotFolders} from './snapshot-folders.ts';
+import {clearPointer, snapshotOfRun} from './snapshot-pointer.ts';
+import type {VmSession} from './vm-session.ts';
+
+/** Much longer than the moments for which the folder of a live run has no journal. */
+const OWNERLESS_MS = 30_000;
+
+/**
+ * Ends the snapshots of dead runs: those that came as far as the cut are finished, the others undone. Those of another
+ * host's, on a shared file system, are left alone. The caller holds the VM's lock. Returns what it did, in words.
+ */
+export async function recoverSnapshots(vm: VmSession, named?: string): Promise<string[]> {
+	const qemuFolder = (await qemuOf(vm))?.cwd;
+	const folders = snapshotFolders(vm.name, await vm.readGraph(), qemuFolder, named);
+	const done: string[] = [];
+	const settle = async ({folder, name, partial}: ListedPartialSnapshot): Promise<void> => {
+		if (partial) {
+			if (partial.plan.vm !== vm.name || (await stateOf(partial.journal)) !== 'dead') return;
+			done.push(...(await settleSnapshot({...vm, qemuFolder}, partial)));
+		} else if ((await ageMs(folder)) > OWNERLESS_MS) {
+			const end = await settleOwnerless(folder);
+			done.push(`${end === 'appeared' ? 'finished' : 'removed'} the unfinished snapshot ${name}`);
+		}
+	};
+	for (const folder of folders) for (const listed of await listPartialSnapshots(folder)) await settle(listed);
+	for (const {run, folder: runFolder} of await runFolders()) {
+		const folder = await snapshotOfRun(runFolder);
+		if (folder === undefined || (await isAlive(run))) continue;
+		const partial = await readPartial(folder);
+		if (!partial) continue;
+		await settle({folder, name: partial.plan.name, partial});
+		if (partial.plan.vm === vm.name) await clearPointer(runFolder);
+	}
+	return done;
+}
+
+async function ageMs(folder: string): Promise<number> {
+	return Date.now() - (await fs.stat(folder)).mtimeMs;
+}

@@ -1,0 +1,136 @@
+import fs from 'node:fs/promises';
+import type {BlockGraph} from '../block/graph.ts';
+import {isLastingBitmap} from '../block/names.ts';
+import type {BlockNode} from '../block/nodes.ts';
+import {readBlockGraph} from '../block/read-graph.ts';
+import {carryBitmaps, type OverlaidDisk, removeOverlayNodes} from '../cut/external-snapshot.ts';
+import {writersOf} from '../host/writers.ts';
+import type {QmpConnection} from '../qmp/connection.ts';
+import type {QmpSchema} from '../qmp/introspection.ts';
+import type {SnapshotDisk} from '../snapshots/manifest.ts';
+import {removeUnused} from '../snapshots/overlay-file.ts';
+import type {PartialSnapshot} from '../snapshots/partial-snapshot.ts';
+import {fileOn} from './source-images.ts';
+
+/** The VM of an unfinished snapshot, as it is now. */
+export interface SettlingVm {
+	readonly qmp: QmpConnection;
+	readonly schema: QmpSchema;
+	/** To which names of images are relative, where it is known. */
+	readonly qemuFolder: string | undefined;
+}
+
+type Overlay = NonNullable<SnapshotDisk['overlay']>;
+
+/**
+ * Ends a snapshot whose run cannot. If the guest writes to its overlays, the cut has been made: the snapshot is finished.
+ * Else what was made for it is removed; but an overlay that has been written to never is. Can be repeated. Returns what it
+ * did, in words.
+ */
+export async function settleSnapshot(vm: SettlingVm, partial: PartialSnapshot): Promise<string[]> {
+	const graph = await readBlockGraph(vm.qmp, vm.schema);
+	const used = await usedOverlays(graph, partial, vm.qemuFolder);
+	if (used.length === 0) {
+		await removeOverlayNodes(
+			vm.qmp,
+			overlaysOf(partial).map(({node}) => node),
+		);
+		return removeMade(partial);
+	}
+	const problems = await carryBitmaps({qmp: vm.qmp, run: partial.plan.run}, used);
+	return finishUnwitnessed(partial, problems);
+}
+
+/** The same where QEMU has ended, and cannot be asked: what holds nothing is removed, and else nothing is touched. */
+export function settleWithoutVm(partial: PartialSnapshot): Promise<string[]> {
+	return removeMade(partial);
+}
+
+async function finishUnwitnessed(partial: PartialSnapshot, problems: readonly string[]): Promise<string[]> {
+	const {journal, plan} = partial;
+	const warning =
+		journal.wants === 'memory'
+			? 'its run ended after the cut, before the memory was saved: it has the disks alone'
+			: 'its run ended after the cut: whether the guest was frozen is not known, and its time is when it was begun';
+	await partial.finish({
+		cutAt: journal.begunAt,
+		consistency: 'crash-consistent',
+		freeze: null,
+		standstill: null,
+		warnings: [warning, ...problems],
+	});
+	return [`finished the snapshot ${plan.name} of run ${plan.run}: the guest writes to its overlays`, ...problems];
+}
+
+async function removeMade(partial: PartialSnapshot): Promise<string[]> {
+	const {plan} = partial;
+	const done: string[] = [];
+	const kept: string[] = [];
+	const files = overlaysOf(partial);
+	const writers = await writersOf(
+		files.map(({file}) => file),
+		[],
+	);
+	for (const overlay of files) {
+		const writer = writers.get(overlay.file);
+		const {removed, kept: why} = writer
+			? {removed: false, kept: `${overlay.file} is in use by process ${writer.pid} (${writer.name})`}
+			: await removeUnused(overlay);
+		if (removed) done.push(`removed the overlay ${overlay.file}, which was not in use`);
+		if (why !== undefined) kept.push(why);
+	}
+	if (kept.length > 0) {
+		return [
+			...done,
+			`left the unfinished snapshot ${plan.name} of run ${plan.run} in ${partial.folder}: ${kept.join('; ')}: ` +
+				'if the VM is to go on from its overlays, start it from them; else remove them, and that folder, by hand',
+		];
+	}
+	await partial.remove();
+	return [...done, `removed the unfinished snapshot ${plan.name} of run ${plan.run}`];
+}
+
+function overlaysOf({plan}: PartialSnapshot): Overlay[] {
+	return plan.disks.flatMap(({overlay}) => overlay ?? []);
+}
+
+/** Those that a disk of the VM lies on, by node or, as QEMU may have been started anew, by file. */
+async function usedOverlays(
+	{disks, nodes}: BlockGraph,
+	partial: PartialSnapshot,
+	qemuFolder: string | undefined,
+): Promise<OverlaidDisk[]> {
+	const found: OverlaidDisk[] = [];
+	for (const {name, overlay} of partial.plan.disks) {
+		if (!overlay) continue;
+		for (const {medium} of disks) {
+			if (!medium) continue;
+			const depth = await depthOf(medium.chain, overlay, qemuFolder);
+			const [top, base] = medium.chain.slice(depth ?? medium.chain.length);
+			if (!top) continue;
+			const bitmaps = (base && nodes.get(base.name)?.bitmaps) ?? [];
+			found.push({
+				name,
+				node: base?.name ?? top.name,
+				overlay: {node: top.name, file: overlay.file},
+				bitmaps: bitmaps.filter(bitmap => isLastingBitmap(bitmap.name) && bitmap.recording && !bitmap.inconsistent),
+			});
+		}
+	}
+	return found;
+}
+
+async function depthOf(
+	chain: readonly BlockNode[],
+	{node, file, inode}: Overlay,
+	qemuFolder: string | undefined,
+): Promise<number | undefined> {
+	for (const [depth, {name, filename}] of chain.entries()) {
+		if (name === node) return depth;
+		const there = fileOn(filename, qemuFolder);
+		if (there === undefined) continue;
+		const same = await Promise.all([fs.realpath(there), fs.realpath(file), fs.stat(there)]).catch(() => undefined);
+		if (same && (same[0] === same[1] || same[2].ino === inode)) return depth;
+	}
+	return undefined;
+}

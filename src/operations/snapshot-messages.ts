@@ -1,0 +1,37 @@
+import type {QuiesceRequest} from './with-quiescer.ts';
+import type {CutRecord} from './backup-messages.ts';
+import type {DiskSelection} from './select-disks.ts';
+import type {SnapshotManifest} from '../snapshots/manifest.ts';
+
+export interface SnapshotRequest extends QuiesceRequest, DiskSelection {
+	/** Undefined for the time. */
+	readonly snapshot?: string | undefined;
+	/** Where it is told of, instead of beside the image of the first disk. */
+	readonly folder?: string | undefined;
+	/** The overlays' files, with `{stem}`, `{name}`, `{disk}` and `{vm}`; relative to the folder of each disk's image. */
+	readonly overlayTemplate?: string | undefined;
+	/** Plan, and stop there. */
+	readonly dryRun?: boolean;
+}
+
+export interface PlannedOverlay {
+	readonly name: string;
+	readonly sizeBytes: number;
+	readonly base: string;
+	readonly overlay: string;
+}
+
+export type SnapshotMessage =
+	| {readonly kind: 'recovered'; readonly text: string}
+	| {readonly kind: 'warning'; readonly text: string}
+	| {
+			readonly kind: 'planned';
+			readonly vm: string;
+			readonly snapshot: string;
+			readonly disks: readonly PlannedOverlay[];
+			readonly skipped: readonly {readonly name: string; readonly reason: string}[];
+			readonly quiesce: boolean;
+	  }
+	/** The guest writes to the overlays. */
+	| ({readonly kind: 'cut'} & CutRecord)
+	| {readonly kind: 'finished'; readonly manifest: SnapshotManifest; readonly folder: string};

@@ -1,0 +1,136 @@
+import fs from 'node:fs/promises';
+import {concat, defer, EMPTY, from, mergeMap, type Observable} from 'rxjs';
+import {addOverlayNodes, carryBitmaps, type OverlaidDisk} from '../cut/external-snapshot.ts';
+import {QuiesceError} from '../errors.ts';
+import type {Machine} from '../repository/machine.ts';
+import type {SnapshotPlan} from '../snapshots/journal.ts';
+import type {SnapshotMemory} from '../snapshots/manifest.ts';
+import {createOverlay} from '../snapshots/overlay-file.ts';
+import {createPartialSnapshot, type PartialSnapshot} from '../snapshots/partial-snapshot.ts';
+import {scoped} from '../rx/scoped.ts';
+import type {CutRecord} from './backup-messages.ts';
+import type {PlannedSnapshot} from './plan-snapshot.ts';
+import {reachAgain} from './reach-again.ts';
+import type {Run} from './run.ts';
+import {settleSnapshot, settleWithoutVm} from './settle-snapshot.ts';
+import type {SnapshotMessage} from './snapshot-messages.ts';
+import {clearPointer, pointToSnapshot} from './snapshot-pointer.ts';
+import type {VmSession} from './vm-session.ts';
+import {lostErrors, type VmRequest} from './with-vm.ts';
+
+/** All that was asked for, found and decided before a snapshot is taken. */
+export interface SnapshotTask {
+	readonly request: VmRequest;
+	readonly vm: VmSession;
+	readonly run: Run;
+	readonly planned: PlannedSnapshot;
+	/** What the documents are to say. */
+	readonly plan: SnapshotPlan;
+	readonly machine: Machine;
+	/** To which names of images are relative, where it is known. */
+	readonly qemuFolder: string | undefined;
+}
+
+/** How a snapshot is cut, once its overlays are ready, and what comes with it. */
+export interface SnapshotCutter {
+	readonly wants: 'disks' | 'memory';
+	/** Has to put all overlays in place with `overlayActions` in one transaction, or fail. Files go into the partial's folder. */
+	readonly cut: (
+		disks: readonly OverlaidDisk[],
+		partial: PartialSnapshot,
+	) => Promise<CutRecord & {readonly memory?: SnapshotMemory | undefined}>;
+}
+
+/**
+ * Makes the overlays, cuts, and lets the snapshot appear. Cold. If it fails before the cut, nothing is left of it; if after,
+ * the snapshot is there all the same, as far as it can be, since the guest writes to its overlays.
+ */
+export function takeSnapshot(task: SnapshotTask, cutter: SnapshotCutter): Observable<SnapshotMessage> {
+	const {request, run, planned, machine, plan} = task;
+	return scoped({
+		acquire: async () => {
+			const partial = await createPartialSnapshot(planned.folder, {plan, machine, wants: cutter.wants});
+			await pointToSnapshot(run.folder, partial.folder);
+			return partial;
+		},
+		release: (partial, outcome) => (outcome === 'completed' ? EMPTY : settle(task, partial)),
+		onLostError: lostErrors(request),
+		use: partial =>
+			defer(async () => {
+				await makeOverlays(task, partial);
+				const disks = planned.overlays.map(({overlaid}) => overlaid);
+				request.signal.throwIfAborted();
+				await addOverlayNodes({qmp: task.vm.qmp, run: run.id}, disks);
+				const {memory, ...record} = await cutter.cut(disks, partial);
+				const cut: SnapshotMessage = {kind: 'cut', ...record};
+				return concat([cut], defer(() => finish(task, partial, record, memory)).pipe(mergeMap(messages => messages)));
+			}).pipe(mergeMap(messages$ => messages$)),
+	});
+}
+
+async function makeOverlays({planned, plan}: SnapshotTask, partial: PartialSnapshot): Promise<void> {
+	const inodes = new Map<string, number>();
+	for (const {file} of planned.overlays) inodes.set(file.file, await createOverlay(file));
+	await partial.record({
+		...plan,
+		disks: plan.disks.map(disk => {
+			const {overlay} = disk;
+			return {...disk, overlay: overlay && {...overlay, inode: inodes.get(overlay.file) ?? null}};
+		}),
+	});
+	// QEMU syncs each base at the cut. What is synced by then is not waited for in the window.
+	for (const {record} of planned.overlays) await syncBase(record.base.file);
+}
+
+async function syncBase(file: string): Promise<void> {
+	const handle = await fs.open(file, 'r');
+	try {
+		await handle.sync();
+	} finally {
+		await handle.close();
+	}
+}
+
+async function finish(
+	{vm, run, planned}: SnapshotTask,
+	partial: PartialSnapshot,
+	record: CutRecord,
+	memory: SnapshotMemory | undefined,
+): Promise<SnapshotMessage[]> {
+	const disks = planned.overlays.map(({overlaid}) => overlaid);
+	await requireInPlace(vm, planned);
+	const problems = await carryBitmaps({qmp: vm.qmp, run: run.id}, disks);
+	const {at: cutAt, consistency, freeze, standstill, degraded} = record;
+	const warnings = [...(degraded === undefined ? [] : [`crash-consistent only: ${degraded}`]), ...problems];
+	const {manifest, folder} = await partial.finish({cutAt, consistency, freeze, standstill, warnings, memory});
+	await clearPointer(run.folder);
+	return [...problems.map(text => ({kind: 'warning' as const, text})), {kind: 'finished', manifest, folder}];
+}
+
+async function requireInPlace(vm: VmSession, {overlays}: PlannedSnapshot): Promise<void> {
+	const graph = await vm.readGraph();
+	for (const {disk, overlaid} of overlays) {
+		const now = graph.disks.find(({name}) => name === disk.name)?.medium?.node;
+		if (now === overlaid.overlay.node) continue;
+		throw new QuiesceError('FAILED', `${disk.name} lies on ${now ?? 'nothing'} and not on its overlay`, {
+			hint: 'Another program may have changed it meanwhile.',
+		});
+	}
+}
+
+/** The connection may be what has failed. */
+function settle({request, vm, run, qemuFolder}: SnapshotTask, partial: PartialSnapshot): Observable<unknown> {
+	return defer(async () => {
+		const words =
+			(await reachAgain(vm, qmp => settleSnapshot({qmp, schema: vm.schema, qemuFolder}, partial))) ??
+			(await settleWithoutVm(partial));
+		for (const text of words.filter(isNews)) request.tell(text);
+		await clearPointer(run.folder);
+		return from(words);
+	});
+}
+
+/** That what had been made is gone again goes without saying. */
+function isNews(text: string): boolean {
+	return !text.startsWith('removed ');
+}

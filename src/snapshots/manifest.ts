@@ -1,0 +1,92 @@
+import * as v from 'valibot';
+import {parseDocument} from '../repository/document.ts';
+import {PLAIN_NAME} from '../repository/layout.ts';
+import {bytes, cutMembers, type PointManifest, time, writerMembers} from '../repository/manifest.ts';
+import {isSnapshotName} from './layout.ts';
+
+export const SNAPSHOT_FORMAT = 1;
+
+/** An image file, by which another one of its name is noticed. */
+export interface ImageFile {
+	/** Absolute. */
+	readonly file: string;
+	readonly format: string;
+	/** Null until it is made, or where it cannot be told. */
+	readonly inode: number | null;
+}
+
+export interface SnapshotDisk {
+	readonly name: string;
+	/** What the guest sees. */
+	readonly sizeBytes: number;
+	readonly deviceType: string | null;
+	/** What holds the disk as it was at the cut. */
+	readonly base: ImageFile;
+	/** What the guest has written to since; null for an internal snapshot, which is in the base itself. */
+	readonly overlay: (ImageFile & {readonly node: string}) | null;
+}
+
+/** What came with the disks at the same instant. */
+export interface SnapshotMemory {
+	/** In the snapshot's folder. */
+	readonly file: string;
+}
+
+/** snapshot.json: all that is known of a snapshot. Members that this version does not know are kept. */
+export interface SnapshotManifest extends Pick<
+	PointManifest,
+	'vm' | 'uuid' | 'run' | 'cutAt' | 'finishedAt' | 'consistency' | 'freeze' | 'standstill' | 'qemu' | 'tool'
+> {
+	readonly format: typeof SNAPSHOT_FORMAT;
+	readonly name: string;
+	readonly kind: 'external' | 'internal';
+	readonly disks: readonly SnapshotDisk[];
+	/** Disks of the VM that it leaves out. */
+	readonly skipped: readonly {readonly name: string; readonly reason: string}[];
+	readonly memory: SnapshotMemory | null;
+	readonly warnings: readonly string[];
+}
+
+const absolute = v.pipe(v.string(), v.startsWith('/'));
+const image = {file: absolute, format: v.string(), inode: v.nullable(bytes)};
+const snapshotName = v.pipe(v.string(), v.check(isSnapshotName, 'not the name of a snapshot'));
+
+/** Of the document, and of what is known before the cut. */
+export const planMembers = {
+	name: snapshotName,
+	vm: v.pipe(v.string(), v.nonEmpty()),
+	uuid: v.nullable(v.string()),
+	run: v.string(),
+	kind: v.picklist(['external', 'internal']),
+	...writerMembers,
+	disks: v.array(
+		v.looseObject({
+			name: v.pipe(v.string(), v.nonEmpty()),
+			sizeBytes: bytes,
+			deviceType: v.nullable(v.string()),
+			base: v.looseObject(image),
+			overlay: v.nullable(v.looseObject({...image, node: v.string()})),
+		}),
+	),
+	skipped: v.array(v.looseObject({name: v.string(), reason: v.string()})),
+	warnings: v.array(v.string()),
+};
+
+const schema: v.GenericSchema<unknown, SnapshotManifest> = v.pipe(
+	v.looseObject({
+		format: v.literal(SNAPSHOT_FORMAT),
+		...planMembers,
+		...cutMembers,
+		finishedAt: time,
+		memory: v.nullable(v.looseObject({file: v.pipe(v.string(), v.regex(PLAIN_NAME, 'not a plain name'))})),
+	}),
+	v.check(
+		({kind, disks}) => disks.every(({overlay}) => (kind === 'external') === (overlay !== null)),
+		'an overlay is missing, or there is one too many',
+	),
+);
+
+/** Throws `DAMAGED`; `what` names the document in the message. */
+export function parseSnapshot(text: string, what: string): SnapshotManifest {
+	return parseDocument(schema, SNAPSHOT_FORMAT, text, what);
+}
