@@ -52,6 +52,11 @@ export function asError(error: unknown): Error {
 	return error instanceof Error ? error : new Error(String(error));
 }
 
+/** What failed, the first first: scopes wrap it together with what then failed while they were released. */
+export function failuresIn(error: unknown): unknown[] {
+	return error instanceof AggregateError && error.errors.length > 0 ? error.errors.flatMap(failuresIn) : [error];
+}
+
 /** The system's name of a failed call, such as `ENOENT`. Our own errors have none. */
 export function errnoOf(error: unknown): string | undefined {
 	if (!(error instanceof Error) || error instanceof QuiesceError) return undefined;

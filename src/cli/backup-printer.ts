@@ -37,7 +37,8 @@ function printJsonLine(message: BackupMessage): void {
 	printResult(toJson({messageType: kind === 'finished' ? 'summary' : kind, ...rest}));
 }
 
-function printWords(message: BackupMessage, view: ProgressView): void {
+/** `named`: what the view shows bears the VM's name already. */
+export function printWords(message: BackupMessage, view: ProgressView, named = false): void {
 	switch (message.kind) {
 		case 'recovered':
 			view.warn(`${styled('yellow', 'recovered:')} ${printable(message.text)}`);
@@ -46,7 +47,7 @@ function printWords(message: BackupMessage, view: ProgressView): void {
 			view.warn(`${styled('yellow', 'warning:')} ${printable(message.text)}`);
 			break;
 		case 'planned':
-			for (const line of planLines(message.plan)) view.note(line);
+			for (const line of planLines(message.plan, named)) view.note(line);
 			break;
 		case 'cut':
 			view.note(cutLine(message));
@@ -66,10 +67,10 @@ function printWords(message: BackupMessage, view: ProgressView): void {
 	}
 }
 
-function planLines({vm, disks, skipped, quiesce, method, sink, compression}: BackupPlan): string[] {
+function planLines({vm, disks, skipped, quiesce, method, sink, compression}: BackupPlan, named: boolean): string[] {
 	const names = disks.map(disk => `${disk.name} (${formatBytes(disk.sizeBytes)}${changedWords(disk)})`).join(', ');
 	return [
-		`${printable(vm)}: ${kindOf(disks)} backup of ${printable(names)}`,
+		`${named ? '' : `${printable(vm)}: `}${kindOf(disks)} backup of ${printable(names)}`,
 		...reasonLines(disks).map(line => `  ${printable(line)}`),
 		...skipped.map(({name, reason}) => `  not ${printable(name)}: ${reason}`),
 		`  ${quiesce ? 'with' : 'without'} a freeze, by ${method} to the ${sink} sink, ${compression === 'none' ? 'not compressed' : compression}`,

@@ -1,4 +1,4 @@
-import {asError, QuiesceError} from '../errors.ts';
+import {asError, failuresIn, QuiesceError} from '../errors.ts';
 import {exitCodeOf} from './exit-codes.ts';
 import {printable} from './printable.ts';
 
@@ -13,7 +13,7 @@ export interface ErrorReport {
 
 /** The one place where errors become words and exit codes. */
 export function reportOf(error: unknown): ErrorReport {
-	const [first, ...later] = flatten(error);
+	const [first, ...later] = failuresIn(error);
 	const also = later.map(one => printable(asError(one).message));
 	if (first instanceof QuiesceError) {
 		const hint = first.hint === undefined ? undefined : printable(first.hint);
@@ -26,9 +26,4 @@ export function reportOf(error: unknown): ErrorReport {
 		hint: 'This is a defect of quiesce. Run it again with --debug and report what it prints.',
 		also,
 	};
-}
-
-/** The first failure first: scopes wrap it together with what then failed while they were released. */
-function flatten(error: unknown): unknown[] {
-	return error instanceof AggregateError && error.errors.length > 0 ? error.errors.flatMap(flatten) : [error];
 }

@@ -1,6 +1,7 @@
 import type {CutMethod} from '../cut/cut.ts';
 import type {Consistency, DiskLayout, FreezeRecord, PointKind, PointManifest} from '../repository/manifest.ts';
 import type {SinkName} from '../sink/sink.ts';
+import type {GroupMember} from './group.ts';
 import type {CopyWishes} from './plan-copies.ts';
 import type {DiskSelection} from './select-disks.ts';
 import type {QuiesceRequest} from './with-quiescer.ts';
@@ -20,6 +21,8 @@ export interface BackupRequest extends QuiesceRequest, DiskSelection, CopyWishes
 	readonly compression: 'none' | 'zstd';
 	/** For each disk. */
 	readonly speedBytesPerSecond?: number | undefined;
+	/** What keeps it in step with the other VMs of a group. */
+	readonly member?: GroupMember | undefined;
 	/** Plan, and stop there. */
 	readonly dryRun?: boolean;
 }
@@ -75,6 +78,7 @@ export interface CutRecord {
 	readonly consistency: Consistency;
 	readonly freeze: FreezeRecord | null;
 	readonly standstill: PointManifest['standstill'];
+	readonly group: PointManifest['group'];
 	/** Why it is not as good as was asked for. */
 	readonly degraded?: string;
 }

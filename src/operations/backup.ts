@@ -7,6 +7,7 @@ import type {BackupMessage, BackupPlan, BackupRequest} from './backup-messages.t
 import {captureMachine} from './capture-machine.ts';
 import {checkScratch, checkSpace} from './check-space.ts';
 import {chooseMethod} from './choose-method.ts';
+import {ALONE} from './group.ts';
 import type {Quiescer} from './quiescer.ts';
 import {planCopies} from './plan-copies.ts';
 import {recoverVm} from './recover.ts';
@@ -24,8 +25,12 @@ import {lostErrors, withVm} from './with-vm.ts';
  */
 export function backup(request: BackupRequest): Observable<BackupMessage> {
 	const doing = `backup since ${new Date().toISOString()}`;
+	const {member = ALONE} = request;
 	return withVm(request, doing, (vm, run) =>
-		defer(() => (request.dryRun === true ? previewRepository : openOrCreateRepository)(request.repository)).pipe(
+		defer(() => {
+			member.holds(vm.name);
+			return (request.dryRun === true ? previewRepository : openOrCreateRepository)(request.repository);
+		}).pipe(
 			concatMap(repository => {
 				const {qmp, agent} = vm.sockets;
 				const guarded = {agent, vm: {qmp, name: vm.name, repository: repository.path}};
@@ -108,7 +113,7 @@ async function prepare(
 			? EMPTY
 			: takePoint({
 					...{request, vm, run, guard, repository, quiescer, copies, skipped, warnings, machine, qemuUid, chosen},
-					qemuProcess,
+					...{qemuProcess, member: request.member ?? ALONE},
 				}),
 	);
 }

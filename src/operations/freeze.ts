@@ -2,12 +2,13 @@ import {type ChildProcess, spawn} from 'node:child_process';
 import {once} from 'node:events';
 import os from 'node:os';
 import {newRunId} from '../block/names.ts';
-import type {SocketAddress} from '../config/address.ts';
+import {type SocketAddress, formatAddress} from '../config/address.ts';
 import {asError, errnoOf, QuiesceError, UsageError} from '../errors.ts';
 import {freezeLastingly, type FreezeWindow} from '../guest-agent/freeze-window.ts';
 import {agentLockKey} from '../guest-agent/frozen-marker.ts';
 import {type HostLock, takeLock} from '../host/lock.ts';
 import type {Transcript} from '../qmp/transcript.ts';
+import {ALONE, type GroupMember, WAIT_MS} from './group.ts';
 import {Guard} from './guard.ts';
 import {openQuiescer, type Quiescer} from './quiescer.ts';
 
@@ -23,6 +24,12 @@ export interface FreezeRequest {
 	readonly signal: AbortSignal;
 	readonly transcript?: Transcript | undefined;
 	readonly tell: (what: string) => void;
+	/** What keeps it in step with the other guests of a group. */
+	readonly member?: GroupMember | undefined;
+}
+
+/** A freeze with a command that runs meanwhile. */
+export interface CommandRequest extends FreezeRequest {
 	/** Where a program's standard output goes: to ours, or to our standard error. */
 	readonly commandOutput: 'stdout' | 'stderr';
 }
@@ -35,7 +42,9 @@ export interface LastingFreeze {
 
 /** Freezes and returns, with the guest frozen: until `thaw`, or until the guard thaws it after `holdMs`. */
 export function freezeUntilThawed(request: FreezeRequest): Promise<LastingFreeze> {
+	const {member = ALONE} = request;
 	return withQuiescerOf(request, request.holdMs, async ({agent}, {run, lock, guard}) => {
+		await member.readyToFreeze('');
 		const until = new Date(Date.now() + request.holdMs).toISOString();
 		const {freezeTimeoutMs: timeoutMs, mountpoints, holdMs} = request;
 		const fileSystems = await freezeLastingly(
@@ -45,7 +54,10 @@ export function freezeUntilThawed(request: FreezeRequest): Promise<LastingFreeze
 			{
 				doing: `a freeze that lasts until ${until}`,
 				// The guard takes the lock over.
-				releaseLock: () => lock.release(),
+				releaseLock: async () => {
+					await member.readyToCut();
+					await lock.release();
+				},
 			},
 		);
 		return {fileSystems, until};
@@ -62,16 +74,31 @@ export interface FrozenCommand {
  * Runs a program while the guest is frozen, with our own standard streams. Thaws on every path: after `holdMs`, or when
  * aborted, the program is ended first. Throws if the guest was not frozen; then the program did not run.
  */
-export function freezeAround(request: FreezeRequest, argv: readonly string[]): Promise<FrozenCommand> {
-	const [program, ...args] = argv;
-	if (program === undefined) throw new UsageError('no command is named after --');
-	return withQuiescerOf(request, request.holdMs + 2 * GRACE_MS, async quiescer => {
-		const {value: exitStatus, window} = await quiescer.whileFrozen(() => {
-			request.signal.throwIfAborted();
-			return runProgram(program, args, request);
+export function freezeAround(request: CommandRequest, argv: readonly string[]): Promise<FrozenCommand> {
+	const command = commandOf(argv);
+	return freezeWhile(request, () => runCommand(request, command));
+}
+
+/** Freezes while the command runs that `run` starts or waits for. As {@link freezeAround}. */
+export function freezeWhile(request: FreezeRequest, run: () => Promise<number>): Promise<FrozenCommand> {
+	const {member = ALONE, signal, holdMs} = request;
+	return withQuiescerOf(request, holdMs + WAIT_MS + 2 * GRACE_MS, async quiescer => {
+		await member.readyToFreeze('');
+		const {value: exitStatus, window} = await quiescer.whileFrozen(async () => {
+			signal.throwIfAborted();
+			await member.readyToCut();
+			return run();
 		});
 		return {exitStatus, window};
 	});
+}
+
+/** A program, and its arguments. */
+export type Command = readonly [program: string, ...args: string[]];
+
+export function commandOf([program, ...args]: readonly string[]): Command {
+	if (program === undefined) throw new UsageError('no command is named after --');
+	return [program, ...args];
 }
 
 async function withQuiescerOf<Value>(
@@ -85,6 +112,7 @@ async function withQuiescerOf<Value>(
 	const run = newRunId();
 	const holder = {pid: process.pid, run, doing: 'a freeze'};
 	const lock = await takeLock(await agentLockKey(request.agent), 'the guest', holder);
+	request.member?.holds(formatAddress(request.agent));
 	const guard = Guard.start({agent: request.agent});
 	try {
 		const quiescer = await openQuiescer(request.agent, {...request, run, holdMs, guard});
@@ -100,10 +128,10 @@ async function withQuiescerOf<Value>(
 	}
 }
 
-async function runProgram(
-	program: string,
-	args: readonly string[],
-	{holdMs, signal, commandOutput}: FreezeRequest,
+/** With our own standard streams, and for `holdMs` at the most. Returns its exit status. */
+export async function runCommand(
+	{holdMs, signal, commandOutput}: CommandRequest,
+	[program, ...args]: Command,
 ): Promise<number> {
 	const child = spawn(program, args, {stdio: ['inherit', commandOutput === 'stdout' ? 1 : 2, 'inherit']});
 	const exit = once(child, 'exit');

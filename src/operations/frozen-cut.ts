@@ -1,10 +1,20 @@
 import type {FreezeWindow} from '../guest-agent/freeze-window.ts';
 import type {FreezeRecord} from '../repository/manifest.ts';
 import type {CutRecord} from './backup-messages.ts';
+import {ALONE, type GroupMember} from './group.ts';
 import {isQuiesceFailure, type QuiescePolicy, type Quiescer} from './quiescer.ts';
 
 /** What a cut by itself tells. */
 export type BareCut = Pick<CutRecord, 'at' | 'standstill'>;
+
+interface CutRequest {
+	readonly quiesce: QuiescePolicy;
+	readonly signal: AbortSignal;
+	/** What keeps the cut in step with those of other VMs; undefined where it is the only one. */
+	readonly member?: GroupMember | undefined;
+	/** What is cut, for the group's record. */
+	readonly called: string;
+}
 
 /**
  * A cut in a frozen guest, if there is a quiescer. Where the freeze fails before anything was cut, it is cut without one,
@@ -12,17 +22,31 @@ export type BareCut = Pick<CutRecord, 'at' | 'standstill'>;
  * is worth under `require` is for the caller to say.
  */
 export async function cutFrozen(
-	{quiesce, signal}: {readonly quiesce: QuiescePolicy; readonly signal: AbortSignal},
+	request: CutRequest,
 	quiescer: Quiescer | undefined,
 	cut: () => Promise<Omit<BareCut, 'at'>>,
 ): Promise<CutRecord> {
+	const {member = ALONE} = request;
+	await member.readyToFreeze(request.called);
+	const record = await cutOne({...request, member}, quiescer, cut);
+	return {...record, group: await member.record(record.consistency)};
+}
+
+async function cutOne(
+	{quiesce, signal, member}: Pick<CutRequest, 'quiesce' | 'signal'> & {readonly member: GroupMember},
+	quiescer: Quiescer | undefined,
+	cut: () => Promise<Omit<BareCut, 'at'>>,
+): Promise<Omit<CutRecord, 'group'>> {
 	// Never twice: where the answer is late the first one may yet be done.
 	const progress = {hasBegun: false};
 	const take = async (): Promise<BareCut> => {
 		signal.throwIfAborted();
+		await member.readyToCut();
 		const at = new Date().toISOString();
 		progress.hasBegun = true;
-		return {at, ...(await cut())};
+		const taken = {at, ...(await member.timed(cut))};
+		await member.allCut();
+		return taken;
 	};
 	if (!quiescer) return {...(await take()), consistency: 'crash-consistent', freeze: null};
 	try {

@@ -1,4 +1,6 @@
 import {defer, from, mergeMap, type Observable} from 'rxjs';
+import {missingOfGroup} from '../repository/group.ts';
+import type {GroupedPoint} from '../repository/manifest.ts';
 import {stateOf} from '../repository/owner.ts';
 import {listPartials, type ListedPartial} from '../repository/partial-point.ts';
 import {listPoints, listVms, type ListedPoint, resolvePoint} from '../repository/points.ts';
@@ -11,7 +13,13 @@ export interface ListOptions {
 }
 
 export type ListMessage =
-	| {readonly kind: 'point'; readonly vm: string; readonly point: ListedPoint}
+	| {
+			readonly kind: 'point';
+			readonly vm: string;
+			readonly point: ListedPoint;
+			/** Of the point's group. */
+			readonly missing: readonly GroupedPoint[];
+	  }
 	| {
 			/** What a run that goes on, or that died, has written so far. */
 			readonly kind: 'partial';
@@ -40,7 +48,14 @@ async function readVm(repository: Repository, vm: string): Promise<readonly List
 	const points = await listPoints(repository, vm);
 	const partials = await listPartials(repository, vm);
 	return [
-		...points.map((point): ListMessage => ({kind: 'point', vm, point})),
+		...(await Promise.all(
+			points.map(async (point): Promise<ListMessage> => ({
+				kind: 'point',
+				vm,
+				point,
+				missing: point.state === 'readable' ? await missingOfGroup(repository, point.manifest) : [],
+			})),
+		)),
 		...(await Promise.all(
 			partials.map(async (partial): Promise<ListMessage> => ({
 				kind: 'partial',

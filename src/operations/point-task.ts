@@ -3,6 +3,7 @@ import type {Machine} from '../repository/machine.ts';
 import type {Repository} from '../repository/repository.ts';
 import type {BackupRequest} from './backup-messages.ts';
 import type {ChosenMethod} from './choose-method.ts';
+import type {GroupMember} from './group.ts';
 import type {Guard} from './guard.ts';
 import type {Quiescer} from './quiescer.ts';
 import type {Run} from './run.ts';
@@ -25,4 +26,5 @@ export interface PointTask {
 	readonly qemuUid: number | undefined;
 	readonly chosen: ChosenMethod;
 	readonly guard: Guard;
+	readonly member: GroupMember;
 }

@@ -77,7 +77,9 @@ async function prepare(
 			skipped: plan.skipped,
 			quiesce: quiescer !== undefined,
 		}),
-		request.dryRun === true ? EMPTY : takeSnapshot(task, frozenCutter(request, vm, quiescer)).pipe(concatMap(insist)),
+		request.dryRun === true
+			? EMPTY
+			: takeSnapshot(task, frozenCutter(request, vm, quiescer, plan.name)).pipe(concatMap(insist)),
 	);
 
 	/** The cut cannot be taken back; under `require` it is a failure all the same. */
@@ -125,11 +127,16 @@ async function prepareSnapshot(
 	return {request, vm, run, planned, plan, machine, qemuFolder: qemu?.cwd};
 }
 
-function frozenCutter(request: SnapshotRequest, {qmp}: VmSession, quiescer: Quiescer | undefined): SnapshotCutter {
+function frozenCutter(
+	request: SnapshotRequest,
+	{qmp}: VmSession,
+	quiescer: Quiescer | undefined,
+	snapshot: string,
+): SnapshotCutter {
 	return {
 		wants: 'disks',
 		cut: disks =>
-			cutFrozen(request, quiescer, async () => {
+			cutFrozen({...request, called: snapshot}, quiescer, async () => {
 				const ms = await timed(() => qmp.execute('transaction', {actions: overlayActions(disks)}));
 				return {standstill: {of: 'disks', seconds: ms / 1000}};
 			}),

@@ -85,7 +85,7 @@ function copyAndSettle(
 		concatMap(cut => {
 			let record: CutRecord | undefined;
 			const start = async (): Promise<CutRecord> => {
-				const taken = await takeCut(task, cut);
+				const taken = await takeCut(task, partial, cut);
 				await cut.copy();
 				return taken;
 			};
@@ -125,7 +125,7 @@ function copyAndSettle(
 }
 
 function finish(task: PointTask, partial: PartialPoint, cut: CutRecord, facts: CopyFacts): Promise<Point> {
-	const {request, vm, copies, skipped, warnings, machine, chosen} = task;
+	const {request, vm, copies, skipped, warnings, machine, chosen, member} = task;
 	return partial.finish(
 		{
 			uuid: vm.uuid ?? null,
@@ -133,6 +133,7 @@ function finish(task: PointTask, partial: PartialPoint, cut: CutRecord, facts: C
 			consistency: cut.consistency,
 			freeze: cut.freeze,
 			standstill: cut.standstill,
+			group: cut.group,
 			qemu: {version: vm.version, package: vm.qmp.version.package, process: task.qemuProcess},
 			tool: {version: programVersion()},
 			method: chosen.method,
@@ -143,14 +144,14 @@ function finish(task: PointTask, partial: PartialPoint, cut: CutRecord, facts: C
 			warnings: cut.degraded === undefined ? warnings : [...warnings, cut.degraded],
 		},
 		machine,
-		{signal: request.signal},
+		{signal: request.signal, beforeAppearing: () => member.readyToAppear()},
 	);
 }
 
 /** Under `require` anything less than a sound freeze fails. */
-async function takeCut(task: PointTask, cut: Cut): Promise<CutRecord> {
+async function takeCut(task: PointTask, {id}: PartialPoint, cut: Cut): Promise<CutRecord> {
 	const {request, quiescer} = task;
-	const record = await cutFrozen(request, quiescer, async () => {
+	const record = await cutFrozen({...request, called: id}, quiescer, async () => {
 		const {stood, ms} = await (cut.pauses ? whileWatched(task, () => cut.take()) : cut.take());
 		return {standstill: {of: stood, seconds: ms / 1000}};
 	});

@@ -87,6 +87,24 @@ export interface QemuProcess {
 	readonly startedAt: string;
 }
 
+/** The points of several VMs that were cut in one go, of which this is one. */
+export interface GroupRecord {
+	readonly name: string;
+	/** From when the first VM was told to cut until the last one had answered. */
+	readonly skewSeconds: number;
+	readonly members: readonly GroupedPoint[];
+}
+
+export interface GroupedPoint {
+	readonly vm: string;
+	/** Its id. It may be gone by now. */
+	readonly point: string;
+	readonly consistency: Consistency;
+	/** When it was told to cut, and had answered: since the first VM was told. */
+	readonly cutBeganSeconds: number;
+	readonly cutEndedSeconds: number;
+}
+
 /** point.json: all that is known of a point. Members that this version does not know are kept. */
 export interface PointManifest {
 	readonly format: typeof MANIFEST_FORMAT;
@@ -103,6 +121,8 @@ export interface PointManifest {
 	readonly freeze: FreezeRecord | null;
 	/** For how long the guest's disks, or the whole VM, stood still at the cut; null where it was not measured. */
 	readonly standstill: {readonly of: 'disks' | 'vm'; readonly seconds: number} | null;
+	/** Null for one that was taken alone. */
+	readonly group: GroupRecord | null;
 	readonly qemu: {
 		readonly version: string;
 		readonly package: string;
@@ -129,14 +149,31 @@ export const time = v.pipe(v.string(), v.regex(/^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\
 const kind = v.picklist(['full', 'incremental', 'differential']);
 const plainName = v.pipe(v.string(), v.regex(PLAIN_NAME, 'not a plain name'));
 
+const consistency = v.picklist(['quiesced', 'crash-consistent', 'offline']);
+
+const group = v.looseObject({
+	name: v.pipe(v.string(), v.nonEmpty()),
+	skewSeconds: seconds,
+	members: v.array(
+		v.looseObject({
+			vm: v.pipe(v.string(), v.nonEmpty()),
+			point: plainName,
+			consistency,
+			cutBeganSeconds: seconds,
+			cutEndedSeconds: seconds,
+		}),
+	),
+});
+
 /** What a cut was like, wherever a document tells of one. */
 export const cutMembers = {
 	cutAt: time,
-	consistency: v.picklist(['quiesced', 'crash-consistent', 'offline']),
+	consistency,
 	freeze: v.nullable(
 		v.looseObject({fileSystems: bytes, freezeSeconds: seconds, heldSeconds: seconds, thawSeconds: seconds}),
 	),
 	standstill: v.optional(v.nullable(v.looseObject({of: v.picklist(['disks', 'vm']), seconds})), null),
+	group: v.optional(v.nullable(group), null),
 };
 
 /** Which QEMU and which version of this program wrote a document. */

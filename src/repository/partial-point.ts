@@ -40,6 +40,12 @@ export interface DiskDraft extends Omit<StoredDisk, 'storedBytes' | 'addedBytes'
 	readonly chain: string | null;
 }
 
+export interface FinishOptions extends HashOptions {
+	readonly now?: Date;
+	/** All is durable by then, and only the renaming left. */
+	readonly beforeAppearing?: (() => Promise<void>) | undefined;
+}
+
 /** A point that is being written: a hidden folder, until {@link finish} lets it appear whole. */
 export class PartialPoint {
 	/** The id that the point is going to have. */
@@ -69,7 +75,7 @@ export class PartialPoint {
 	 * Makes the point appear: its files are complete, closed and listed in `draft`. They are synced and hashed, the
 	 * documents written and synced, and the folder renamed. If this fails, abandon it.
 	 */
-	async finish(draft: PointDraft, machine: Machine, options: HashOptions & {now?: Date} = {}): Promise<Point> {
+	async finish(draft: PointDraft, machine: Machine, options: FinishOptions = {}): Promise<Point> {
 		const {id, vm, run} = this;
 		const contents = draft.disks.flatMap(({hashes}) => hashes ?? []);
 		await this.#requireOnly([...draft.disks.map(({file}) => file), ...contents]);
@@ -103,6 +109,7 @@ export class PartialPoint {
 		// What we could not read again is not made visible.
 		const manifest = parseManifest(text, MANIFEST_FILE);
 		await this.#writeDocuments(sums, text, formatDocument(machine));
+		await options.beforeAppearing?.();
 		options.signal?.throwIfAborted();
 		await this.#appear();
 		return {id, folder: this.#final, manifest, isProtected: false};

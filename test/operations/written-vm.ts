@@ -115,7 +115,7 @@ export function expectHeld({finished: {folder, manifest}, held}: Taken): void {
 	for (const {name, file} of manifest.disks) expect(differences(path.join(folder, file), held.get(name)!)).toEqual([]);
 }
 
-function differences(image: string, expected: Buffer): number[] {
+export function differences(image: string, expected: Buffer): number[] {
 	const raw = path.join(temporaryFolder(), 'restored.raw');
 	qemuImg('convert', '-f', 'qcow2', '-O', 'raw', image, raw);
 	const found = fs.readFileSync(raw);

@@ -27,6 +27,7 @@ export const draft: PointDraft = {
 	consistency: 'quiesced',
 	freeze: {fileSystems: 2, freezeSeconds: 0.01, heldSeconds: 0.002, thawSeconds: 0.003},
 	standstill: null,
+	group: null,
 	qemu: {version: '7.2.22', package: 'Debian', process: null},
 	tool: {version: '0.1.0'},
 	method: 'push',

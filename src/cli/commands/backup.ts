@@ -1,22 +1,27 @@
-import {lastValueFrom, tap} from 'rxjs';
+import {lastValueFrom, type Observable, tap} from 'rxjs';
 import type {Argv} from 'yargs';
 import {GREATEST_GRANULARITY, LEAST_GRANULARITY} from '../../block/granularity.ts';
 import {CUT_METHODS} from '../../cut/cut.ts';
 import {MAX_STALL_SECONDS} from '../../cut/fleece.ts';
 import {UsageError} from '../../errors.ts';
 import {backup} from '../../operations/backup.ts';
-import type {BackupMessage, BackupRequest} from '../../operations/backup-messages.ts';
+import {backupGroup, type GroupBackupMessage} from '../../operations/backup-group.ts';
+import type {BackupMessage, BackupPlan, BackupRequest} from '../../operations/backup-messages.ts';
 import type {WishedKind} from '../../operations/decide-copy.ts';
 import {type CopyWishes, LAYOUTS} from '../../operations/plan-copies.ts';
-import {backupPrinter} from '../backup-printer.ts';
+import type {DiskSelection} from '../../operations/select-disks.ts';
+import type {VmSockets} from '../../operations/vm-session.ts';
+import {backupPrinter, type Printer} from '../backup-printer.ts';
+import {type GroupOptions, groupOf, groupOptions, type NamedGroup, oneOf} from '../group-options.ts';
+import {groupPrinter} from '../group-printer.ts';
 import {toJson} from '../json.ts';
 import {parseBytes, parseDuration} from '../quantities.ts';
 import {type RepositoryOption, repositoryOf, repositoryOption} from '../repository-options.ts';
-import {type GlobalOptions, runCommand} from '../run-command.ts';
+import {type CommandContext, type GlobalOptions, runCommand} from '../run-command.ts';
 import {printResult} from '../terminal.ts';
-import {socketsOf, type VmOptions, vmOptions} from '../vm-options.ts';
+import {socketsOf} from '../vm-options.ts';
 
-interface Options extends GlobalOptions, VmOptions, RepositoryOption {
+interface Options extends GlobalOptions, GroupOptions, RepositoryOption {
 	readonly quiesce: BackupRequest['quiesce'];
 	readonly disk?: readonly string[];
 	readonly exclude?: readonly string[];
@@ -36,11 +41,12 @@ interface Options extends GlobalOptions, VmOptions, RepositoryOption {
 }
 
 export function build(yargs: Argv): Argv {
-	return repositoryOption(vmOptions(yargs))
+	return repositoryOption(groupOptions(yargs))
 		.usage(
-			'$0 backup [VM] -r FOLDER\n\nTakes a point of all disks of a running VM: cuts them at one instant, with the ' +
+			'$0 backup [VM…] -r FOLDER\n\nTakes a point of all disks of a running VM: cuts them at one instant, with the ' +
 				'file systems frozen, and copies them while the guest goes on: all that they hold, or where it can be proved ' +
-				'what has changed since an earlier point, that. Prints VM@POINT.',
+				'what has changed since an earlier point, that. Prints VM@POINT. ' +
+				'Several VMs, with --group, are cut together.',
 		)
 		.option('quiesce', {
 			choices: ['require', 'try', 'never'] as const,
@@ -100,47 +106,106 @@ export function build(yargs: Argv): Argv {
 		)
 		.example('$0 backup web1 -r /srv/backup', 'all disks of web1, frozen if its agent answers')
 		.example('$0 backup web1 -r /srv/backup --full-every 7d', 'a full a week, and what has changed every other night')
+		.example('$0 backup web1 db1 -r /srv/backup --group shop', 'both frozen, then cut, then thawed; or neither')
 		.example('$0 backup --qmp /run/web1.qmp --agent /run/web1.qga -r /srv/backup --quiesce require', '');
 }
 
 export function run(options: Options): Promise<void> {
 	return runCommand(options, async context => {
-		const request: BackupRequest = {
-			...context,
-			sockets: await socketsOf(options),
-			repository: repositoryOf(options),
-			quiesce: options.quiesce,
-			only: options.disk,
-			exclude: options.exclude,
-			method: options.method,
-			kind: options.kind,
-			fullEveryMs: options.fullEvery === undefined ? undefined : parseDuration(options.fullEvery, '--full-every'),
-			granularity: options.granularity === undefined ? undefined : parseGranularity(options.granularity),
-			layout: options.layout,
-			scratch: options.scratch,
-			maxStallSeconds: parseMaxStall(options.maxStall),
-			targetTimeoutMs:
-				options.targetTimeout === undefined ? undefined : parseDuration(options.targetTimeout, '--target-timeout'),
-			compression: options.compress,
-			sink: options.sink,
-			speedBytesPerSecond: options.speed === undefined ? undefined : parseBytes(options.speed, '--speed'),
-			freezeTimeoutMs: parseDuration(options.freezeTimeout, '--freeze-timeout'),
-			dryRun: options.dryRun,
-		};
-		const printer = backupPrinter(context);
-		const print = (message: BackupMessage): void => {
-			if (message.kind !== 'progress') context.log.info(message.kind, {message});
-			printer.print(message);
-		};
-		try {
-			const last = await lastValueFrom(backup(request).pipe(tap(print)), {defaultValue: undefined});
-			if (context.json && last?.kind === 'planned')
-				printResult(toJson({messageType: 'summary', dryRun: true, plan: last.plan}));
-		} finally {
-			printer.end();
-		}
+		const group = await groupOf(options);
+		await (group ? takeGroup(options, group, context) : takeOne(options, context));
 		return undefined;
 	});
+}
+
+async function takeOne(options: Options, context: CommandContext): Promise<void> {
+	const request: BackupRequest = {
+		...requestOf(options, context),
+		sockets: await socketsOf(oneOf(options)),
+		only: options.disk,
+		exclude: options.exclude,
+	};
+	const last = await follow(backup(request), backupPrinter(context), context);
+	if (context.json && last?.kind === 'planned')
+		printResult(toJson({messageType: 'summary', dryRun: true, plan: last.plan}));
+}
+
+async function takeGroup(
+	options: Options,
+	{name, members}: NamedGroup<VmSockets>,
+	context: CommandContext,
+): Promise<void> {
+	const disks = disksOf([...members.keys()], options);
+	const requests = Array.from(members, ([vm, sockets]): [string, BackupRequest] => [
+		vm,
+		{...requestOf(options, context), sockets, ...disks.get(vm)},
+	]);
+	const message$ = backupGroup({group: name, members: new Map(requests), signal: context.signal});
+	const plans: BackupPlan[] = [];
+	const planned$ = message$.pipe(
+		tap(message => {
+			if (message.kind === 'planned') plans.push(message.plan);
+		}),
+	);
+	await follow<GroupBackupMessage>(planned$, groupPrinter(context), context);
+	if (context.json && options.dryRun) printResult(toJson({messageType: 'summary', dryRun: true, plans}));
+}
+
+/** Prints and logs what comes. Returns what came last. */
+async function follow<Message extends BackupMessage | GroupBackupMessage>(
+	messages$: Observable<Message>,
+	printer: Printer<Message>,
+	{log}: CommandContext,
+): Promise<Message | undefined> {
+	const print = (message: Message): void => {
+		if (message.kind !== 'progress') log.info(message.kind, {message});
+		printer.print(message);
+	};
+	try {
+		return await lastValueFrom(messages$.pipe(tap(print)), {defaultValue: undefined});
+	} finally {
+		printer.end();
+	}
+}
+
+function requestOf(options: Options, context: CommandContext): Omit<BackupRequest, 'sockets'> {
+	return {
+		...context,
+		repository: repositoryOf(options),
+		quiesce: options.quiesce,
+		method: options.method,
+		kind: options.kind,
+		fullEveryMs: options.fullEvery === undefined ? undefined : parseDuration(options.fullEvery, '--full-every'),
+		granularity: options.granularity === undefined ? undefined : parseGranularity(options.granularity),
+		layout: options.layout,
+		scratch: options.scratch,
+		maxStallSeconds: parseMaxStall(options.maxStall),
+		targetTimeoutMs:
+			options.targetTimeout === undefined ? undefined : parseDuration(options.targetTimeout, '--target-timeout'),
+		compression: options.compress,
+		sink: options.sink,
+		speedBytesPerSecond: options.speed === undefined ? undefined : parseBytes(options.speed, '--speed'),
+		freezeTimeoutMs: parseDuration(options.freezeTimeout, '--freeze-timeout'),
+		dryRun: options.dryRun,
+	};
+}
+
+/** In a group a disk is named with its VM. */
+function disksOf(vms: readonly string[], {disk = [], exclude = []}: Options): ReadonlyMap<string, DiskSelection> {
+	const selections = new Map<string, {only?: string[]; exclude?: string[]}>(vms.map(vm => [vm, {}]));
+	const add = (option: 'disk' | 'exclude', text: string): void => {
+		const vm = vms.find(candidate => text.startsWith(`${candidate}:`));
+		const selection = selections.get(vm ?? '');
+		if (vm === undefined || !selection) {
+			throw new UsageError(`--${option}: '${text}' names no disk of the group`, {
+				hint: `Name it with its VM, such as ${vms[0] ?? ''}:vda.`,
+			});
+		}
+		(selection[option === 'disk' ? 'only' : 'exclude'] ??= []).push(text.slice(vm.length + 1));
+	};
+	for (const text of disk) add('disk', text);
+	for (const text of exclude) add('exclude', text);
+	return selections;
 }
 
 /** QEMU takes whole seconds. */

@@ -1,10 +1,11 @@
 import {lastValueFrom, toArray} from 'rxjs';
 import type {Argv} from 'yargs';
 import {list, type ListMessage} from '../../operations/list.ts';
+import type {PointManifest} from '../../repository/manifest.ts';
 import {reasonLines} from '../backup-printer.ts';
 import {toJson} from '../json.ts';
 import {printable} from '../printable.ts';
-import {formatBytes} from '../quantities.ts';
+import {countOf, formatBytes, formatSeconds} from '../quantities.ts';
 import {type RepositoryOption, repositoryOf, repositoryOption} from '../repository-options.ts';
 import {type GlobalOptions, runCommand} from '../run-command.ts';
 import {type Column, formatTable} from '../table.ts';
@@ -45,6 +46,9 @@ interface Row {
 	readonly storedBytes: number;
 	readonly protected: boolean;
 	readonly warnings: readonly string[];
+	readonly group: PointManifest['group'];
+	/** The other points of the group that are not there, as VM@POINT. */
+	readonly groupLacks: readonly string[];
 	/** Of each disk that is not what it could have been: why. */
 	readonly reasons: readonly string[];
 }
@@ -65,7 +69,16 @@ function withReasons(table: string, rows: readonly Row[]): string {
 }
 
 function notesOf(row: Row | undefined): readonly string[] {
-	return row ? [...(row.protected ? ['protected'] : []), ...row.reasons] : [];
+	return row ? [...(row.protected ? ['protected'] : []), ...groupWords(row.group, row.groupLacks), ...row.reasons] : [];
+}
+
+/** One line. The group of one whose others are not all there is incomplete. */
+function groupWords(group: Row['group'], lacks: readonly string[]): string[] {
+	if (!group) return [];
+	if (lacks.length > 0) return [`of group ${group.name}, which is incomplete: ${lacks.join(', ')} is not there`];
+	return [
+		`of group ${group.name}: ${countOf(group.members.length, 'VM')} cut within ${formatSeconds(group.skewSeconds)}`,
+	];
 }
 
 function words(reason: string): string {
@@ -73,17 +86,20 @@ function words(reason: string): string {
 }
 
 function rowOf(message: ListMessage): Row {
-	const nothing = {kind: '', disks: 0, sizeBytes: 0, storedBytes: 0, protected: false, warnings: [], reasons: []};
+	const nothing = {
+		...{kind: '', disks: 0, sizeBytes: 0, storedBytes: 0, protected: false, warnings: [], reasons: []},
+		...{group: null, groupLacks: []},
+	};
 	if (message.kind === 'partial') {
 		const whose = {alive: 'being written', dead: 'left by a dead run', unknown: 'of another host'}[message.owner];
 		return {...nothing, vm: message.vm, point: message.partial.id, state: 'partial', consistency: whose};
 	}
-	const {vm, point} = message;
+	const {vm, point, missing} = message;
 	if (point.state === 'damaged') {
 		const {id, reason, isProtected} = point;
 		return {...nothing, vm, point: id, state: 'damaged', consistency: reason, protected: isProtected};
 	}
-	const {kind, consistency, disks, warnings} = point.manifest;
+	const {kind, consistency, disks, warnings, group} = point.manifest;
 	return {
 		vm,
 		point: point.id,
@@ -95,6 +111,8 @@ function rowOf(message: ListMessage): Row {
 		storedBytes: disks.reduce((sum, disk) => sum + disk.addedBytes, 0),
 		protected: point.isProtected,
 		warnings,
+		group,
+		groupLacks: missing.map(other => `${other.vm}@${other.point}`),
 		reasons: reasonLines(disks),
 	};
 }

@@ -1,7 +1,10 @@
 import type {Argv} from 'yargs';
+import {missingOfGroup} from '../../repository/group.ts';
+import type {GroupedPoint, GroupRecord} from '../../repository/manifest.ts';
 import {readMachine, resolvePoint} from '../../repository/points.ts';
 import {openRepository} from '../../repository/repository.ts';
 import {reasonLines, standstillWords} from '../backup-printer.ts';
+import {groupWords} from '../group-printer.ts';
 import {toJson} from '../json.ts';
 import {printable} from '../printable.ts';
 import {formatBytes, formatSeconds} from '../quantities.ts';
@@ -27,11 +30,15 @@ export function run(options: Options): Promise<void> {
 		const repository = await openRepository(repositoryOf(options));
 		const point = await resolvePoint(repository, vm, id);
 		const {manifest, folder} = point;
+		const missing = await missingOfGroup(repository, manifest);
 		if (json) {
-			printResult(toJson({...manifest, folder, machine: await readMachine(point)}));
+			const groupLacks = missing.map(pointName);
+			printResult(
+				toJson({...manifest, ...(manifest.group ? {groupLacks} : {}), folder, machine: await readMachine(point)}),
+			);
 			return undefined;
 		}
-		const {freeze, standstill, qemu} = manifest;
+		const {freeze, standstill, group, qemu} = manifest;
 		const facts: [string, string][] = [
 			['point', `${manifest.vm}@${manifest.id}`],
 			['folder', folder],
@@ -49,6 +56,7 @@ export function run(options: Options): Promise<void> {
 					]
 				: []),
 			...(standstill ? [['at the cut', standstillWords(standstill)] satisfies [string, string]] : []),
+			...(group ? groupFacts(group, missing) : []),
 			['taken by', `quiesce ${manifest.tool.version}, ${manifest.method} into ${manifest.sink}, run ${manifest.run}`],
 			['QEMU', `${qemu.version} (${qemu.package})`],
 			...reasonLines(manifest.disks).map((text): [string, string] => ['kind of', text]),
@@ -73,4 +81,18 @@ export function run(options: Options): Promise<void> {
 		);
 		return undefined;
 	});
+}
+
+function groupFacts(group: GroupRecord, missing: readonly GroupedPoint[]): [string, string][] {
+	return [
+		['group', groupWords(group)],
+		...group.members.map((member): [string, string] => [
+			'',
+			`${pointName(member)}, ${member.consistency}${missing.includes(member) ? ', is not there: the group is incomplete' : ''}`,
+		]),
+	];
+}
+
+function pointName({vm, point}: GroupedPoint): string {
+	return `${vm}@${point}`;
 }

@@ -1,0 +1,95 @@
+import type {Argv} from 'yargs';
+import {formatAddress, parseAddress, type SocketAddress} from '../config/address.ts';
+import {UsageError} from '../errors.ts';
+import type {VmSockets} from '../operations/vm-session.ts';
+import {agentOf, socketsOf, type VmOptions, vmOptions} from './vm-options.ts';
+
+/** Those of a command that takes one VM, or several as a group. */
+export interface GroupOptions extends Omit<VmOptions, 'vm'> {
+	readonly vm?: readonly string[] | undefined;
+	readonly group?: string | undefined;
+}
+
+/** Several VMs, by what the operator calls them, in the order in which they are begun. */
+export interface NamedGroup<Member> {
+	readonly name: string;
+	readonly members: ReadonlyMap<string, Member>;
+}
+
+const NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/;
+const BY_SOCKETS = /^(?<name>[^=,]+)=(?<qmp>(?:unix:|tcp:|\.{0,2}\/)[^,]+)(?:,agent=(?<agent>[^,]+))?$/;
+
+export function groupOptions<Options>(yargs: Argv<Options>): Argv<Options & GroupOptions> {
+	return vmOptions(yargs)
+		.positional('vm', {
+			type: 'string',
+			array: true,
+			describe: 'A VM of this host: its name, UUID or process id; several with --group, also as NAME=QMP[,agent=AGENT]',
+		})
+		.option('group', {
+			type: 'string',
+			nargs: 1,
+			describe: 'Take several VMs as the group of this name: all frozen, cut and thawed together, or none',
+			group: 'VM:',
+		}) as Argv<Options & GroupOptions>;
+}
+
+/** Undefined for one VM. */
+export async function groupOf(options: GroupOptions): Promise<NamedGroup<VmSockets> | undefined> {
+	return readGroup(options, (vm, bySockets) =>
+		bySockets ? Promise.resolve({...bySockets, name: vm}) : socketsOf({vm}),
+	);
+}
+
+/** As {@link groupOf}, for what needs the agents' sockets alone. */
+export async function agentGroupOf(options: GroupOptions): Promise<NamedGroup<SocketAddress> | undefined> {
+	return readGroup(options, async (vm, bySockets) => {
+		if (!bySockets) return agentOf({vm});
+		if (bySockets.agent) return bySockets.agent;
+		throw new UsageError(`no guest agent is known for ${vm}`, {hint: `Name its socket: ${vm}=QMP,agent=AGENT.`});
+	});
+}
+
+/** The options of a command that takes one VM. */
+export function oneOf({vm: vms = [], ...options}: GroupOptions): VmOptions {
+	return {...options, vm: vms[0]};
+}
+
+async function readGroup<Member extends VmSockets | SocketAddress>(
+	{vm: vms = [], group, qmp, agent, name}: GroupOptions,
+	find: (vm: string, bySockets?: VmSockets) => Promise<Member>,
+): Promise<NamedGroup<Member> | undefined> {
+	if (group === undefined) {
+		if (vms.length < 2) return undefined;
+		throw new UsageError('several VMs are named', {hint: 'Give the group a name with --group, or name one VM.'});
+	}
+	if (!NAME.test(group)) {
+		throw new UsageError(`--group: '${group}' is no name for a group`, {
+			hint: 'Use letters, digits, dots, dashes and underscores; at most 64.',
+		});
+	}
+	if (qmp !== undefined || agent !== undefined || name !== undefined) {
+		throw new UsageError('--qmp, --agent and --name are for one VM', {
+			hint: 'In a group write NAME=QMP,agent=AGENT, such as web=unix:/run/web.qmp,agent=unix:/run/web.qga.',
+		});
+	}
+	if (vms.length < 2) throw new UsageError('a group has at least two VMs', {hint: 'Name them before --group.'});
+	const found = new Map<string, Member>();
+	for (const word of vms) {
+		const {name: vm = word, qmp: address, agent: agentAddress} = BY_SOCKETS.exec(word)?.groups ?? {};
+		if (found.has(vm)) throw new UsageError(`${vm} is named twice`);
+		const bySockets = address === undefined ? undefined : {qmp: parseAddress(address), agent: parsed(agentAddress)};
+		found.set(vm, await find(vm, bySockets));
+	}
+	// Two groups that have some VMs in common begin with the same one of these.
+	const ordered = [...found].sort(([, one], [, other]) => (keyOf(one) < keyOf(other) ? -1 : 1));
+	return {name: group, members: new Map(ordered)};
+}
+
+function parsed(address: string | undefined): SocketAddress | undefined {
+	return address === undefined ? undefined : parseAddress(address);
+}
+
+function keyOf(member: VmSockets | SocketAddress): string {
+	return formatAddress('qmp' in member ? member.qmp : member);
+}
