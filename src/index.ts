@@ -3,6 +3,7 @@
  * AbortSignal; the QMP client stands by itself.
  */
 export {backup} from './operations/backup.ts';
+export {backupGroup, type GroupBackupMessage, type GroupBackupRequest} from './operations/backup-group.ts';
 export type {BackupMessage, BackupPlan, BackupRequest, CutRecord, DiskProgress} from './operations/backup-messages.ts';
 export {discover, type DiscoveredVm} from './operations/discover.ts';
 export {doctor, type DoctorRequest, type Finding} from './operations/doctor.ts';

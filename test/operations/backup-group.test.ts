@@ -8,7 +8,7 @@ import type {BackupRequest} from '../../src/operations/backup-messages.ts';
 import {CancelledError} from '../../src/errors.ts';
 import {takeLock} from '../../src/host/lock.ts';
 import {list} from '../../src/operations/list.ts';
-import {type BareVm, MIB, openQmp, ownRuntimeFolder, startVm} from '../jobs/bare-vm.ts';
+import {type BareVm, MIB, ownRuntimeFolder, startVm} from '../jobs/bare-vm.ts';
 import {expectNothingLeft, requestFor} from '../jobs/backups.ts';
 import {temporaryFolder} from '../repository/fixture.ts';
 import {differences} from './written-vm.ts';
