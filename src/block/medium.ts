@@ -57,7 +57,7 @@ export function mediumAt(nodes: BlockNodes, rootNode: string): Medium {
 	const chain: [BlockNode, ...BlockNode[]] = [format];
 	for (let {backing} = format; backing !== undefined;) {
 		const next = throughFilters(nodes, backing).format;
-		chain.push(next);
+		chain.push(withPlainName(nodes, next));
 		({backing} = next);
 	}
 	const storage = downToProtocol(nodes, format);
@@ -78,6 +78,15 @@ export function mediumAt(nodes: BlockNodes, rootNode: string): Medium {
 		chain,
 		bitmaps: format.bitmaps,
 	};
+}
+
+/**
+ * QEMU calls an image `json:{…}` also where it only lies on another one than its header says, or says in other words. What is
+ * beneath it has the file's name.
+ */
+function withPlainName(nodes: BlockNodes, format: BlockNode): BlockNode {
+	if (!format.filename.startsWith('json:')) return format;
+	return {...format, filename: (downToProtocol(nodes, format).at(-1) ?? format).filename};
 }
 
 function filterOver(nodes: BlockNodes, below: string): string | undefined {

@@ -1,7 +1,7 @@
 import type {Medium} from '../block/medium.ts';
 import type {PointKind, QemuProcess, SourceImage, StoredDisk} from '../repository/manifest.ts';
 import type {DiskWithMedium} from './select-disks.ts';
-import {imageChange} from './source-images.ts';
+import {imageChange, overlaysSince} from './source-images.ts';
 
 export type WishedKind = 'auto' | PointKind;
 
@@ -99,6 +99,13 @@ function problemWith({point, disk: then, problem, qemuProcess}: EarlierCopy, tod
 	if (changed !== undefined) return changed;
 	if (!bitmap) return `no bitmap was begun at point ${point}`;
 	if (!found) return missing(medium, qemuProcess, today.qemuProcess);
+	const beneath = medium.chain.slice(1, 1 + overlaysSince(then.source, today.images));
+	for (const node of beneath) {
+		const below = node.bitmaps.find(({name}) => name === bitmap.name);
+		if (!below || below.inconsistent || !below.recording || below.busy || below.granularity !== bitmap.granularity) {
+			return `its image is beneath an overlay, and the bitmap of ${node.filename} has not seen all that was written to that`;
+		}
+	}
 	if (found.inconsistent) return `its bitmap is inconsistent: QEMU was killed while it was in use${before(today)}`;
 	if (!found.recording) return 'its bitmap was disabled, and has missed writes';
 	if (found.busy) return 'its bitmap is in use by a job or an export of another program';

@@ -7,6 +7,19 @@ import {type Point, readStored} from '../repository/points.ts';
 import {bitmapFor, type DiskCopy, tagFor} from './plan-copies.ts';
 import type {PointTask} from './point-task.ts';
 
+/**
+ * Before the cut: what an image that is beneath the disk's by now has counted is added to the disk's own bitmap. That has it
+ * already from when the overlay was laid over it; but a VM that ran on that image meanwhile may have added to it.
+ */
+export async function gatherChanges({vm: {qmp}, copies}: PointTask): Promise<void> {
+	for (const {disk, parent} of copies) {
+		if (!parent || parent.beneath.length === 0) continue;
+		const {name} = parent.changes;
+		const bitmaps = parent.beneath.map(node => ({node, name}));
+		await qmp.execute('block-dirty-bitmap-merge', {node: disk.medium.node, target: name, bitmaps});
+	}
+}
+
 /** After the cut: gives what records the mark by which it is known to have lost nothing. Returns the disks that have it. */
 export async function markRecordings({vm: {qmp}, run, copies}: PointTask): Promise<ReadonlySet<string>> {
 	const marked = new Set<string>();

@@ -25,7 +25,7 @@ import {
 	neverIncremental,
 } from './decide-copy.ts';
 import type {DiskWithMedium} from './select-disks.ts';
-import {canPersist, sourceImages} from './source-images.ts';
+import {canPersist, overlaysSince, sourceImages} from './source-images.ts';
 import type {VmSession} from './vm-session.ts';
 
 const MAX_IMAGES = 100;
@@ -49,6 +49,8 @@ export interface DiskCopy {
 		readonly point: string;
 		readonly disk: StoredDisk;
 		readonly changes: Bitmap;
+		/** Nodes beneath the disk's, which it has been laid over since: their bitmaps of that name have a part in it too. */
+		readonly beneath: readonly string[];
 		readonly bytes: number;
 	};
 	/** The bitmap that the next point is to go by, once it is this point's; undefined where none could be trusted. */
@@ -104,7 +106,9 @@ export async function planCopies(facts: PlanFacts, wishes: CopyWishes): Promise<
 			);
 			return {
 				...{disk, kind: decided.kind, reason: decided.reason, images: made},
-				...(decided.kind === 'full' ? {layout: 'alone'} : {layout: layoutOf(decided), parent: parentOf(decided, disk)}),
+				...(decided.kind === 'full'
+					? {layout: 'alone'}
+					: {layout: layoutOf(decided), parent: parentOf(decided, disk, made)}),
 				granularity:
 					neverIncremental(today) === undefined
 						? (wishes.granularity ?? granularityFor(disk.medium.virtualSize))
@@ -165,11 +169,17 @@ export async function identify(qemu: HostProcess | undefined): Promise<QemuProce
 
 type Increment = Exclude<CopyDecision, {kind: 'full'}>;
 
-function parentOf({parent: {point, disk}}: Increment, {medium}: DiskWithMedium): NonNullable<DiskCopy['parent']> {
+function parentOf(
+	{parent: {point, disk}}: Increment,
+	{medium}: DiskWithMedium,
+	images: readonly SourceImage[] | null,
+): NonNullable<DiskCopy['parent']> {
 	const found = medium.bitmaps.find(({name}) => name === disk.bitmap?.name);
 	// Decided on because it is there.
 	if (!found) throw new Error(`the bitmap of ${disk.name} has gone`);
-	return {point, disk, changes: {name: found.name, granularity: found.granularity}, bytes: found.dirtyBytes};
+	const {name, granularity, dirtyBytes: bytes} = found;
+	const beneath = medium.chain.slice(1, 1 + overlaysSince(disk.source, images)).map(node => node.name);
+	return {point, disk, changes: {name, granularity}, beneath, bytes};
 }
 
 async function earlierCopies(

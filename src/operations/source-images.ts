@@ -55,27 +55,46 @@ function hasDataFile(node: BlockNode): boolean {
 	return childOf(node, 'data-file') !== undefined;
 }
 
-/** Why the images of today are not those of then, to follow the disk's name and `because`; undefined if they are. */
+/**
+ * How many images have been put on top of those of then: 0 where the disk's own image is the same, or where none of then is
+ * beneath.
+ */
+export function overlaysSince(then: readonly SourceImage[] | null, now: readonly SourceImage[] | null): number {
+	const own = then?.[0];
+	const depth = own && now ? now.findIndex(image => isSameFile(own, image)) : 0;
+	return Math.max(0, depth);
+}
+
+/**
+ * A file that is told by its inode may be called by another path: QEMU makes up that of a backing file from the name in the
+ * image's header.
+ */
+function isSameFile(one: SourceImage, other: SourceImage): boolean {
+	if (one.inode !== other.inode) return false;
+	return one.inode === null
+		? one.filename === other.filename
+		: path.basename(one.filename) === path.basename(other.filename);
+}
+
+/**
+ * Why the images of today are not those of then, to follow the disk's name and `because`; undefined if they are, or if they
+ * lie beneath others.
+ */
 export function imageChange(
 	then: readonly SourceImage[] | null,
 	now: readonly SourceImage[] | null,
 ): string | undefined {
 	if (!then || !now) return then === now ? undefined : 'the images it is made of cannot be told any more';
-	for (const [index, image] of now.entries()) {
+	const overlays = overlaysSince(then, now);
+	const known = now.slice(overlays);
+	for (const [index, image] of known.entries()) {
 		const before = then[index];
 		const isBase = index > 0;
 		if (!before) return `its chain of images has grown: ${image.filename} is beneath it`;
 		if (before.format !== image.format) return `it was a ${before.format} disk, and is a ${image.format} disk`;
-		if (before.filename !== image.filename) {
-			return isBase
-				? `its base image is another one: ${image.filename}`
-				: `another image is in its place: ${image.filename}`;
-		}
-		if (before.inode !== image.inode) {
-			return isBase
-				? `its base image ${image.filename} was replaced`
-				: `${image.filename} was replaced by another file`;
-		}
+		if (!isSameFile(before, image)) return exchanged(before, image, isBase);
+		// What was the guest's own has been written to since, and its own bitmap tells where.
+		if (!isBase) continue;
 		if (
 			before.unchanged?.bytes !== image.unchanged?.bytes ||
 			before.unchanged?.modifiedAt !== image.unchanged?.modifiedAt
@@ -83,7 +102,14 @@ export function imageChange(
 			return `its base image ${image.filename} was written to`;
 		}
 	}
-	return then.length > now.length ? 'its chain of images is shorter than it was' : undefined;
+	return then.length > known.length ? 'its chain of images is shorter than it was' : undefined;
+}
+
+function exchanged(before: SourceImage, {filename}: SourceImage, isBase: boolean): string {
+	if (path.basename(before.filename) !== path.basename(filename)) {
+		return isBase ? `its base image is another one: ${filename}` : `another image is in its place: ${filename}`;
+	}
+	return isBase ? `its base image ${filename} was replaced` : `${filename} was replaced by another file`;
 }
 
 async function statOf(file: string): Promise<Stats | undefined> {

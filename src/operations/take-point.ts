@@ -15,7 +15,7 @@ import type {OpenSink, Sink, SinkName} from '../sink/sink.ts';
 import type {BackupMessage, CutRecord, DiskProgress} from './backup-messages.ts';
 import {scratchFolders} from './choose-method.ts';
 import {cutFrozen} from './frozen-cut.ts';
-import {keepBitmaps, markRecordings} from './keep-bitmaps.ts';
+import {gatherChanges, keepBitmaps, markRecordings} from './keep-bitmaps.ts';
 import {clearPausing, markPausing} from './pause-marker.ts';
 import type {PointTask} from './point-task.ts';
 import {prepareCut} from './prepare-cut.ts';
@@ -81,7 +81,10 @@ function copyAndSettle(
 	written: WrittenBytes,
 ): Observable<BackupMessage> {
 	const {request, vm, chosen, repository} = task;
-	return defer(() => prepareCut(task, sink)).pipe(
+	return defer(async () => {
+		await gatherChanges(task);
+		return prepareCut(task, sink);
+	}).pipe(
 		concatMap(cut => {
 			let record: CutRecord | undefined;
 			const start = async (): Promise<CutRecord> => {

@@ -23,7 +23,8 @@ export async function createOverlay({file, base, sizeBytes, clusterBytes}: Overl
 		sizeBytes,
 		compression: 'zstd',
 		clusterBytes,
-		backing: {file: backingName(file, base.file), format: base.format},
+		// As QEMU calls it: else it would take the image for one that lies on another than its header says.
+		backing: base,
 	});
 	try {
 		const [{uid, gid, mode}, own] = [await fs.stat(base.file), await fs.stat(file)];
@@ -41,14 +42,6 @@ export async function createOverlay({file, base, sizeBytes, clusterBytes}: Overl
 			hint: 'Run as root, or as the owner of the image.',
 		});
 	}
-}
-
-/** How an overlay names what it lies on: so that both can be moved together, where they are in one folder. */
-function backingName(overlay: string, base: string): string {
-	if (path.dirname(overlay) !== path.dirname(base)) return base;
-	const name = path.basename(base);
-	// QEMU takes what precedes a colon for a protocol.
-	return name.includes(':') ? `./${name}` : name;
 }
 
 /**

@@ -47,7 +47,7 @@ test.each([{iothread: false}, {iothread: true}])(
 			expect(contentOf(overlay!.file).equals(written.contents.get(name)!)).toBe(true);
 			expect(qemuImg('check', '-f', 'qcow2', overlay!.file)).toContain('No errors');
 			expect(JSON.parse(qemuImg('info', '--output=json', overlay!.file))).toMatchObject({
-				'backing-filename': `${name}.first.qcow2`,
+				'backing-filename': path.join(written.folder, `${name}.first.qcow2`),
 				'backing-filename-format': 'qcow2',
 				'format-specific': {data: {'compression-type': 'zstd'}},
 			});
