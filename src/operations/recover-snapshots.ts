@@ -4,7 +4,9 @@ import {
 	type ListedPartialSnapshot,
 	listPartialSnapshots,
 	readPartial,
-	settleOwnerless,
+	appear,
+	isComplete,
+	removePartialSnapshot,
 } from '../snapshots/partial-snapshot.ts';
 import {qemuOf} from './capture-machine.ts';
 import {isAlive, runFolders} from './run.ts';
@@ -28,9 +30,12 @@ export async function recoverSnapshots(vm: VmSession, named?: string): Promise<s
 		if (partial) {
 			if (partial.plan.vm !== vm.name || (await stateOf(partial.journal)) !== 'dead') return;
 			done.push(...(await settleSnapshot({...vm, qemuFolder}, partial)));
+		} else if (await isComplete(folder)) {
+			await appear(folder);
+			done.push(`finished the snapshot ${name}, of which only the name was missing`);
 		} else if ((await ageMs(folder)) > OWNERLESS_MS) {
-			const end = await settleOwnerless(folder);
-			done.push(`${end === 'appeared' ? 'finished' : 'removed'} the unfinished snapshot ${name}`);
+			await removePartialSnapshot(folder);
+			done.push(`removed the unfinished snapshot ${name}`);
 		}
 	};
 	for (const folder of folders) for (const listed of await listPartialSnapshots(folder)) await settle(listed);

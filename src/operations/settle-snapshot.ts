@@ -8,8 +8,8 @@ import {writersOf} from '../host/writers.ts';
 import type {QmpConnection} from '../qmp/connection.ts';
 import type {QmpSchema} from '../qmp/introspection.ts';
 import type {SnapshotDisk} from '../snapshots/manifest.ts';
-import {removeUnused} from '../snapshots/overlay-file.ts';
-import type {PartialSnapshot} from '../snapshots/partial-snapshot.ts';
+import {removeFile, stateOfOverlay} from '../snapshots/overlay-file.ts';
+import {type PartialSnapshot, removePartialSnapshot} from '../snapshots/partial-snapshot.ts';
 import {fileOn} from './source-images.ts';
 
 /** The VM of an unfinished snapshot, as it is now. */
@@ -62,32 +62,33 @@ async function finishUnwitnessed(partial: PartialSnapshot, problems: readonly st
 	return [`finished the snapshot ${plan.name} of run ${plan.run}: the guest writes to its overlays`, ...problems];
 }
 
+/** All of it or nothing: where one overlay has been written to, the VM may be started from all of them. */
 async function removeMade(partial: PartialSnapshot): Promise<string[]> {
 	const {plan} = partial;
-	const done: string[] = [];
-	const kept: string[] = [];
-	const files = overlaysOf(partial);
+	const overlays = overlaysOf(partial);
 	const writers = await writersOf(
-		files.map(({file}) => file),
+		overlays.map(({file}) => file),
 		[],
 	);
-	for (const overlay of files) {
+	const kept: string[] = [];
+	const unused: string[] = [];
+	for (const overlay of overlays) {
 		const writer = writers.get(overlay.file);
-		const {removed, kept: why} = writer
-			? {removed: false, kept: `${overlay.file} is in use by process ${writer.pid} (${writer.name})`}
-			: await removeUnused(overlay);
-		if (removed) done.push(`removed the overlay ${overlay.file}, which was not in use`);
-		if (why !== undefined) kept.push(why);
+		const state = await stateOfOverlay(overlay);
+		if (state === 'absent' || state === 'foreign') continue;
+		if (writer) kept.push(`${overlay.file} is in use by process ${writer.pid} (${writer.name})`);
+		else if (state === 'written') kept.push(`${overlay.file} has been written to`);
+		else unused.push(overlay.file);
 	}
 	if (kept.length > 0) {
 		return [
-			...done,
 			`left the unfinished snapshot ${plan.name} of run ${plan.run} in ${partial.folder}: ${kept.join('; ')}: ` +
 				'if the VM is to go on from its overlays, start it from them; else remove them, and that folder, by hand',
 		];
 	}
-	await partial.remove();
-	return [...done, `removed the unfinished snapshot ${plan.name} of run ${plan.run}`];
+	for (const file of unused) await removeFile(file);
+	await removePartialSnapshot(partial.folder);
+	return [`removed the unfinished snapshot ${plan.name} of run ${plan.run}`];
 }
 
 function overlaysOf({plan}: PartialSnapshot): Overlay[] {

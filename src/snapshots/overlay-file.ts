@@ -4,6 +4,7 @@ import {errnoOf, QuiesceError} from '../errors.ts';
 import {createImage} from '../images/qemu-img.ts';
 import {fileError, syncFile, syncFolder} from '../repository/durable-files.ts';
 import {storesNothing} from '../images/stores-nothing.ts';
+import type {ImageFile} from './manifest.ts';
 
 /** An overlay that is to be made: an empty qcow2 image over another. */
 export interface OverlayFile {
@@ -45,24 +46,26 @@ export async function createOverlay({file, base, sizeBytes, clusterBytes}: Overl
 }
 
 /**
- * Removes an overlay that has never come into use. `kept` says why it was not: another file is in its place, or it has
- * been written to. To be asked only while no QEMU has it open.
+ * `unused`: it holds nothing, and can be thrown away. `written`: it holds what a guest has written. `foreign`: another file is
+ * in its place. To be asked only while no QEMU has it open.
  */
-export async function removeUnused(overlay: {
-	readonly file: string;
-	readonly inode: number | null;
-}): Promise<{readonly removed: boolean; readonly kept?: string}> {
-	const {file, inode} = overlay;
+export async function stateOfOverlay({
+	file,
+	inode,
+}: Pick<ImageFile, 'file' | 'inode'>): Promise<'absent' | 'unused' | 'written' | 'foreign'> {
 	const stat = await fs.lstat(file).catch((error: unknown) => {
 		if (['ENOENT', 'ENOTDIR'].includes(errnoOf(error) ?? '')) return undefined;
 		throw fileError('read', file, error);
 	});
-	if (!stat) return {removed: false};
-	if (!stat.isFile() || (inode !== null && stat.ino !== inode)) {
-		return {removed: false, kept: `${file} is another file than was made`};
-	}
-	if (!(await storesNothing(file))) return {removed: false, kept: `${file} has been written to`};
+	if (!stat) return 'absent';
+	if (!stat.isFile() || (inode !== null && stat.ino !== inode)) return 'foreign';
+	if (await storesNothing(file)) return 'unused';
+	// What is not known by its inode has never been cut to.
+	return inode === null ? 'foreign' : 'written';
+}
+
+/** Durably. */
+export async function removeFile(file: string): Promise<void> {
 	await fs.rm(file);
 	await syncFolder(path.dirname(file));
-	return {removed: true};
 }

@@ -63,9 +63,9 @@ export class PartialSnapshot {
 			warnings: [...plan.warnings, ...warnings],
 		};
 		const text = formatDocument(written);
-		// What we could not read again is not made visible.
-		const manifest = parseSnapshot(text, SNAPSHOT_FILE);
 		if (memory) await syncFile(this.#path(memory.file));
+		// What we could not read again is not made visible.
+		parseSnapshot(text, SNAPSHOT_FILE);
 		await replaceDurably(this.#path(SNAPSHOT_FILE), text);
 		const files = [MACHINE_FILE, SNAPSHOT_FILE, ...(memory ? [memory.file] : [])];
 		const sums = new Map<string, string>();
@@ -75,14 +75,7 @@ export class PartialSnapshot {
 		}
 		await replaceDurably(this.#path(SUMS_FILE), formatSums(sums));
 		await fs.rm(this.#path(OWNER_FILE), {force: true});
-		return appear(this.folder, manifest);
-	}
-
-	/** Removes the folder. What it tells of must be gone, or be somebody's. */
-	async remove(): Promise<void> {
-		await removeTree(this.folder);
-		await syncFolder(path.dirname(this.folder));
-		await removeIfEmpty(path.dirname(this.folder));
+		return appear(this.folder);
 	}
 
 	#path(file: string): string {
@@ -160,28 +153,28 @@ export async function readPartial(folder: string): Promise<PartialSnapshot | und
 	}
 }
 
-/**
- * Of a folder without a journal: makes appear what was complete but for its name, else removes what was at its very
- * beginning. Returns which.
- */
-export async function settleOwnerless(folder: string): Promise<'appeared' | 'removed'> {
-	if (await isThere(path.join(folder, SUMS_FILE))) {
-		const file = path.join(folder, SNAPSHOT_FILE);
-		await appear(folder, parseSnapshot(await readDocument(file), file));
-		return 'appeared';
-	}
-	await removeTree(folder);
-	await removeIfEmpty(path.dirname(folder));
-	return 'removed';
+/** Whether a folder without a journal has all of a snapshot but the name. */
+export function isComplete(folder: string): Promise<boolean> {
+	return isThere(path.join(folder, SUMS_FILE));
 }
 
-async function appear(folder: string, manifest: SnapshotManifest): Promise<Snapshot> {
+/** Gives a complete snapshot its name. */
+export async function appear(folder: string): Promise<Snapshot> {
+	const file = path.join(folder, SNAPSHOT_FILE);
+	const manifest = parseSnapshot(await readDocument(file), file);
 	const final = path.join(path.dirname(folder), manifest.name);
 	await syncFolder(folder);
 	if (await isThere(final)) throw new QuiesceError('FAILED', `${final} has appeared meanwhile`);
 	await fs.rename(folder, final);
 	await syncFolder(path.dirname(final));
 	return {state: 'readable', name: manifest.name, folder: final, manifest};
+}
+
+/** Removes the folder of an unfinished snapshot. What it tells of must be gone, or be somebody's. */
+export async function removePartialSnapshot(folder: string): Promise<void> {
+	await removeTree(folder);
+	await syncFolder(path.dirname(folder));
+	await removeIfEmpty(path.dirname(folder));
 }
 
 async function removeIfEmpty(folder: string): Promise<void> {

@@ -1,12 +1,12 @@
 import fs from 'node:fs';
 import path from 'node:path';
 import {beforeEach, expect, test} from 'vitest';
-import {ownRuntimeFolder} from '../jobs/bare-vm.ts';
-import {qemuImg} from '../repository/fixture.ts';
+import {CancelledError} from '../../src/errors.ts';
+import type {SnapshotRequest} from '../../src/operations/snapshot-messages.ts';
+import {eventually, executeAny, inside, MIB, ownRuntimeFolder} from '../jobs/bare-vm.ts';
+import {qemuImg, temporaryFolder, temporaryMount} from '../repository/fixture.ts';
 import {contentOf, expectFrozen, finishedSnapshot, snapshotOf, snapshotRequest, topNodes} from './snapshots.ts';
 import {WrittenVm} from './written-vm.ts';
-
-const MIB = 1024 * 1024;
 
 beforeEach(() => {
 	ownRuntimeFolder();
@@ -55,3 +55,74 @@ test.each([{iothread: false}, {iothread: true}])(
 		expect(fs.readdirSync(process.env['QUIESCE_RUNTIME_DIR']!)).toEqual([]);
 	},
 );
+
+test('what cannot go well is refused before anything is made', async () => {
+	const folder = temporaryFolder();
+	const bottom = path.join(folder, 'bottom.qcow2');
+	const top = path.join(folder, 'top.qcow2');
+	qemuImg('create', '-q', '-f', 'qcow2', bottom, '4M');
+	qemuImg('create', '-q', '-f', 'qcow2', '-b', bottom, '-F', 'qcow2', top);
+	const written = await new WrittenVm([
+		{name: 'vda', sizeBytes: 4 * MIB, format: 'qcow2'},
+		{name: 'vdb', sizeBytes: 4 * MIB, shared: true},
+		{name: 'vdc', sizeBytes: 4 * MIB, format: 'qcow2', image: top},
+	]).start();
+	const {vm} = written;
+	const refuse = async (rest: Partial<SnapshotRequest>, why: RegExp): Promise<void> => {
+		const before = {inside: await inside(vm.qmp), files: fs.readdirSync(written.folder)};
+		await expect(snapshotOf(snapshotRequest(vm, {only: ['vda'], ...rest}))).rejects.toThrow(why);
+		expect({inside: await inside(vm.qmp), files: fs.readdirSync(written.folder)}).toEqual(before);
+	};
+	await refuse({only: undefined}, /^no snapshot can be taken of vdb: share-rw is on/);
+	await refuse({only: ['vdd']}, /^this VM has no disk 'vdd'/);
+	await refuse({snapshot: '../up'}, /^'\.\.\/up' cannot be the name of a snapshot/);
+	await refuse({overlayTemplate: '{what}'}, /^--overlay-template: \{what\} means nothing/);
+	await refuse({overlayTemplate: '/nowhere/{disk}.qcow2'}, /vda cannot be made: \/nowhere: no such file/);
+	await refuse({only: ['vda', 'vdc'], overlayTemplate: `${folder}/{name}`}, /two disks would have the overlay/);
+	fs.writeFileSync(path.join(written.folder, 'vda.one.qcow2'), 'theirs');
+	await refuse({snapshot: 'one'}, /vda\.one\.qcow2 of vda cannot be made: it exists/);
+	const mount = temporaryMount(20);
+	fs.symlinkSync(mount, path.join(written.folder, 'elsewhere'));
+	await refuse({overlayTemplate: 'elsewhere/{disk}.qcow2'}, /elsewhere is another file system than that of/);
+	fs.rmSync(bottom);
+	await refuse({only: ['vdc']}, /^no snapshot can be taken of vdc: its image .*bottom\.qcow2 is missing/);
+	await vm.qmp.execute('blockdev-add', {'driver': 'null-co', 'node-name': 'sink', 'size': 4 * MIB});
+	const mirror = {'job-id': 'theirs', 'device': 'vda-node', 'target': 'sink', 'sync': 'full', 'speed': 1};
+	await executeAny(vm.qmp, 'blockdev-mirror', mirror);
+	await refuse({}, /^no snapshot can be taken of vda: the job theirs is at work on it/);
+	await vm.qmp.execute('job-cancel', {id: 'theirs'});
+	await eventually(async () => (await vm.qmp.execute('query-jobs')).length === 0);
+	const elsewhere = {
+		only: ['vda'],
+		overlayTemplate: `${mount}/{vm}-{disk}-{name}.qcow2`,
+		folder: mount,
+		snapshot: 'two',
+	};
+	const {manifest, folder: noted} = finishedSnapshot(await snapshotOf(snapshotRequest(vm, elsewhere)));
+	expect(manifest.disks[0]!.overlay!.file).toBe(path.join(mount, 'web-vda-two.qcow2'));
+	expect(noted).toBe(path.join(mount, 'web.snapshots', 'two'));
+	expect(manifest.warnings).toEqual([expect.stringMatching(/another file system than its base/) as string]);
+	await refuse({snapshot: 'two'}, /^a snapshot cannot be called two: there is one of that name/);
+});
+
+test('an overlay whose name is taken meanwhile, and a cancellation, leave nothing', async () => {
+	const written = await new WrittenVm([{name: 'vda', sizeBytes: 4 * MIB, format: 'qcow2'}]).start();
+	const before = {inside: await inside(written.vm.qmp), files: fs.readdirSync(written.folder)};
+	const expectAsBefore = async (): Promise<void> => {
+		expect({inside: await inside(written.vm.qmp), files: fs.readdirSync(written.folder)}).toEqual(before);
+		expect(fs.readdirSync(process.env['QUIESCE_RUNTIME_DIR']!)).toEqual([]);
+	};
+	const gone = snapshotOf(snapshotRequest(written.vm, {snapshot: 'one'}), ({kind}) => {
+		// It comes to be there only now.
+		if (kind === 'planned') fs.mkdirSync(path.join(written.folder, 'vda.one.qcow2'));
+	});
+	await expect(gone).rejects.toThrow(/vda\.one\.qcow2/);
+	fs.rmdirSync(path.join(written.folder, 'vda.one.qcow2'));
+	await expectAsBefore();
+	const cancelling = new AbortController();
+	const cancelled = snapshotOf(snapshotRequest(written.vm, {signal: cancelling.signal}), ({kind}) => {
+		if (kind === 'planned') cancelling.abort(new CancelledError());
+	});
+	await expect(cancelled).rejects.toThrow(CancelledError);
+	await expectAsBefore();
+});
