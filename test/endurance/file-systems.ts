@@ -27,8 +27,18 @@ export class RepositoryDisk implements AsyncDisposable {
 
 	/** But for so much, in bytes. */
 	async fill(left: number): Promise<void> {
-		const {bavail, bsize} = await statfs(this.folder);
-		await output('fallocate', ['-l', String(Math.max(1, bavail * bsize - left)), this.#ballast]);
+		for (;;) {
+			const {bavail, bsize} = await statfs(this.folder);
+			const bytes = bavail * bsize - left;
+			if (bytes <= 0) return;
+			try {
+				await output('fallocate', ['-l', String(bytes), this.#ballast]);
+				return;
+			} catch (error) {
+				// Whoever is at work there has taken some meanwhile.
+				if ((await statfs(this.folder)).bavail >= bavail) throw error;
+			}
+		}
 	}
 
 	async empty(): Promise<void> {
