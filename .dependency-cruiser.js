@@ -9,6 +9,7 @@ const layers = [
 	'repository',
 	'cut',
 	'sink',
+	'migration',
 	'images',
 	'jobs',
 	'block',
@@ -37,7 +38,7 @@ export default {
 			name: `${layer}-knows-no-qmp`,
 			severity: 'error',
 			from: {path: `^src/${layer}/`},
-			to: {path: '^src/(cut|sink|jobs|block|guest-agent|qmp)/'},
+			to: {path: '^src/(cut|sink|migration|jobs|block|guest-agent|qmp)/'},
 		})),
 		{name: 'no-cycles', severity: 'error', from: {}, to: {circular: true}},
 		{

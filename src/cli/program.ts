@@ -47,12 +47,18 @@ export async function runProgram(argv: readonly string[]): Promise<void> {
 	try {
 		// yargs does not tell an empty command from none, as a script's empty variable makes one.
 		if (argv.at(-1) === '--') throw new UsageError('no command is named after --');
-		await parser(argv).parseAsync();
+		await parser(withImpliedValues(argv)).parseAsync();
 	} catch (error) {
 		// What follows is for the command that it runs.
 		const own = argv.includes('--') ? argv.slice(0, argv.indexOf('--')) : argv;
 		process.exitCode = printError(error, {json: own.includes('--json'), debug: own.includes('--debug')});
 	}
+}
+
+/** yargs would take the next word, such as the name of a VM, for the value of an option that may stand alone. */
+function withImpliedValues(argv: readonly string[]): string[] {
+	const end = argv.includes('--') ? argv.indexOf('--') : argv.length;
+	return argv.map((word, at) => (word === '--memory' && at < end ? '--memory=live' : word));
 }
 
 function parser(argv: readonly string[]): Argv {

@@ -3,8 +3,9 @@ import type {SnapshotManifest} from '../snapshots/manifest.ts';
 import {cutLine, type Printer} from './backup-printer.ts';
 import {toJson} from './json.ts';
 import {printable} from './printable.ts';
+import {openProgressView, type ProgressView} from './progress-lines.ts';
 import {countOf, formatBytes} from './quantities.ts';
-import {printNote, printResult, printWarning, styled} from './terminal.ts';
+import {printResult, styled} from './terminal.ts';
 
 /** JSON lines on stdout; or words on stderr, and at the end the snapshot's name on stdout. */
 export function snapshotPrinter({
@@ -14,12 +15,15 @@ export function snapshotPrinter({
 	readonly json: boolean;
 	readonly quiet: boolean;
 }): Printer<SnapshotMessage> {
+	if (json) return {print: printJsonLine, end: () => undefined};
+	const view = openProgressView(quiet);
 	return {
 		print: message => {
-			if (json) printJsonLine(message);
-			else printWords(message, quiet ? () => undefined : printNote);
+			printWords(message, view);
 		},
-		end: () => undefined,
+		end: () => {
+			view.end();
+		},
 	};
 }
 
@@ -28,13 +32,19 @@ function printJsonLine(message: SnapshotMessage): void {
 	printResult(toJson({messageType: kind === 'finished' ? 'summary' : kind, ...rest}));
 }
 
-function printWords(message: SnapshotMessage, note: (text: string) => void): void {
+function printWords(message: SnapshotMessage, view: ProgressView): void {
+	const note = (text: string): void => {
+		view.note(text);
+	};
 	switch (message.kind) {
 		case 'recovered':
-			printNote(`${styled('yellow', 'recovered:')} ${printable(message.text)}`);
+			view.warn(`${styled('yellow', 'recovered:')} ${printable(message.text)}`);
 			break;
 		case 'warning':
-			printWarning(printable(message.text));
+			view.warn(`${styled('yellow', 'warning:')} ${printable(message.text)}`);
+			break;
+		case 'progress':
+			view.show([{name: 'memory', doneBytes: message.doneBytes, totalBytes: message.totalBytes}]);
 			break;
 		case 'planned': {
 			const {vm, snapshot, disks, skipped, quiesce} = message;
@@ -50,7 +60,9 @@ function printWords(message: SnapshotMessage, note: (text: string) => void): voi
 		}
 		case 'cut':
 			note(cutLine(message));
-			if (message.degraded !== undefined) printWarning(`crash-consistent only: ${printable(message.degraded)}`);
+			if (message.degraded !== undefined) {
+				view.warn(`${styled('yellow', 'warning:')} crash-consistent only: ${printable(message.degraded)}`);
+			}
 			break;
 		case 'finished':
 			for (const line of whereLines(message.manifest)) note(line);

@@ -6,10 +6,11 @@ import {asError, errnoOf} from '../errors.ts';
 import {processServing} from '../host/processes.ts';
 import {JobError} from '../jobs/errors.ts';
 import {yank} from '../jobs/yank.ts';
+import {endMigration} from '../migration/end-migration.ts';
 import type {QmpConnection} from '../qmp/connection.ts';
 import type {QmpSchema} from '../qmp/introspection.ts';
 import {socketIn} from '../sink/nbd-socket.ts';
-import {wasPausing} from './pause-marker.ts';
+import {clearPausing, readPausing} from './pause-marker.ts';
 import {isAlive, requireDead, runFolders} from './run.ts';
 import {snapshotOfRun} from './snapshot-pointer.ts';
 import {nodesOfRun, runsInside, unwindInside} from './unwind.ts';
@@ -42,14 +43,24 @@ export async function removeLeftovers(qmp: QmpConnection, schema: QmpSchema, scr
 
 /** Resumes a VM that a dead run of ours paused: known by the run's mark, and by what it has inside. */
 export async function resumeIfLeft(qmp: QmpConnection): Promise<string[]> {
-	if ((await qmp.execute('query-status')).status !== 'paused') return [];
-	const inside = await runsInside(qmp);
+	const done: string[] = [];
+	let inside: ReadonlySet<string> | undefined;
 	for (const {run, folder} of await runFolders()) {
-		if (!inside.has(run) || !(await wasPausing(folder)) || (await isAlive(run))) continue;
-		await qmp.execute('cont');
-		return [`resumed the VM, which run ${run} left paused`];
+		const mark = await readPausing(folder);
+		if (!mark || (await isAlive(run))) continue;
+		inside ??= await runsInside(qmp);
+		if (!inside.has(run)) continue;
+		if (mark.migration) {
+			const ended = await endMigration(qmp, mark.migration, {whose: 'unknown'});
+			done.push(...ended.map(words => `${words}, for run ${run}`));
+			// Once: the VM may be paused or migrated by others from now on.
+			await clearPausing(folder);
+		} else if ((await qmp.execute('query-status')).status === 'paused') {
+			await qmp.execute('cont');
+			done.push(`resumed the VM, which run ${run} left paused`);
+		}
 	}
-	return [];
+	return done;
 }
 
 /**
@@ -67,7 +78,7 @@ export async function removeRunFolders(
 			// Its jobs go on: they would fail the guest's writes, and the next run there ends them first.
 			if (await hasClients(socketIn(folder))) continue;
 			// From the mark alone the next run there can tell that a VM which it finds paused is to go on.
-			if (pausing === 'keep' && (await wasPausing(folder))) continue;
+			if (pausing === 'keep' && (await readPausing(folder))) continue;
 			// It says where the snapshot is that the run had begun.
 			if ((await snapshotOfRun(folder)) !== undefined) continue;
 		}

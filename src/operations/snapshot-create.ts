@@ -1,13 +1,14 @@
 import {concat, concatMap, defer, EMPTY, type Observable, of} from 'rxjs';
 import {overlayActions} from '../cut/external-snapshot.ts';
 import {timed} from '../cut/timed.ts';
-import {QuiesceError} from '../errors.ts';
+import {QuiesceError, UsageError} from '../errors.ts';
 import {AgentError} from '../guest-agent/errors.ts';
 import {sharesMounts} from '../host/processes.ts';
 import type {SnapshotPlan} from '../snapshots/journal.ts';
 import {programVersion} from '../version.ts';
 import {captureMachine} from './capture-machine.ts';
 import {cutFrozen} from './frozen-cut.ts';
+import {memoryCutter, prepareMemory} from './memory-cutter.ts';
 import {planSnapshot} from './plan-snapshot.ts';
 import {identify} from './plan-copies.ts';
 import type {Quiescer} from './quiescer.ts';
@@ -26,6 +27,7 @@ import {withVm} from './with-vm.ts';
  * snapshot in place.
  */
 export function createSnapshot(request: SnapshotRequest): Observable<SnapshotMessage> {
+	refuseFreezeWithMemory(request);
 	const doing = `snapshot since ${new Date().toISOString()}`;
 	return withVm(request, doing, (vm, run) => {
 		const {qmp, agent} = request.sockets;
@@ -39,8 +41,18 @@ export function createSnapshot(request: SnapshotRequest): Observable<SnapshotMes
 	});
 }
 
+function refuseFreezeWithMemory({memory, quiesce}: SnapshotRequest): void {
+	if (memory !== undefined && quiesce === 'require') {
+		throw new UsageError('a guest cannot be frozen for a snapshot with its memory: it would be frozen in there', {
+			hint: 'Memory and disks are of one instant, so nothing is lost: leave --quiesce out.',
+		});
+	}
+}
+
 function quiesced(request: SnapshotRequest, vm: VmSession, guarded: GuardedRun): Observable<SnapshotMessage> {
-	return withQuiescer(request, vm, guarded, (quiescer, whyNot) =>
+	// A guest that was frozen at the instant would be so in the memory.
+	const policy = request.memory === undefined ? request.quiesce : 'never';
+	return withQuiescer({...request, quiesce: policy}, vm, guarded, (quiescer, whyNot) =>
 		concat(
 			(quiescer?.recovered ?? []).map(text => ({kind: 'recovered' as const, text})),
 			defer(() => prepare(request, vm, guarded, quiescer, whyNot)).pipe(concatMap(snapshot$ => snapshot$)),
@@ -51,18 +63,24 @@ function quiesced(request: SnapshotRequest, vm: VmSession, guarded: GuardedRun):
 async function prepare(
 	request: SnapshotRequest,
 	vm: VmSession,
-	{run, guard}: GuardedRun,
+	guarded: GuardedRun,
 	quiescer: Quiescer | undefined,
 	whyNotQuiesced: string | undefined,
 ): Promise<Observable<SnapshotMessage>> {
 	request.signal.throwIfAborted();
-	const prepared = await prepareSnapshot(request, vm, run);
+	const {run, guard} = guarded;
+	const {qemuUid, ...prepared} = await prepareSnapshot(request, vm, run);
 	const degraded = whyNotQuiesced === undefined ? [] : [`crash-consistent only: ${whyNotQuiesced}`];
 	const task: SnapshotTask = {
 		...prepared,
 		plan: {...prepared.plan, warnings: [...degraded, ...prepared.plan.warnings]},
 	};
 	const {plan, planned} = task;
+	const {memory} = request;
+	const cutter =
+		memory === undefined
+			? frozenCutter(request, vm, quiescer, plan.name)
+			: memoryCutter({request: {...request, memory}, vm, guarded, qemuUid, mark: await prepareMemory(vm, memory)});
 	// Before it is at work nothing may be begun.
 	await guard.ready();
 	return concat(
@@ -77,9 +95,7 @@ async function prepare(
 			skipped: plan.skipped,
 			quiesce: quiescer !== undefined,
 		}),
-		request.dryRun === true
-			? EMPTY
-			: takeSnapshot(task, frozenCutter(request, vm, quiescer, plan.name)).pipe(concatMap(insist)),
+		request.dryRun === true ? EMPTY : takeSnapshot(task, cutter).pipe(concatMap(insist)),
 	);
 
 	/** The cut cannot be taken back; under `require` it is a failure all the same. */
@@ -98,10 +114,10 @@ async function prepareSnapshot(
 	request: SnapshotRequest,
 	vm: VmSession,
 	run: SnapshotTask['run'],
-): Promise<SnapshotTask> {
+): Promise<SnapshotTask & {readonly qemuUid: number | undefined}> {
 	const graph = await vm.readGraph();
 	const selected = selectSnapshotDisks(graph, await vm.qmp.execute('x-debug-query-block-graph'), request);
-	const {machine, qemu} = await captureMachine(vm, graph);
+	const {machine, qemu, qemuUid} = await captureMachine(vm, graph);
 	if (qemu && !(await sharesMounts(qemu.pid))) {
 		throw new QuiesceError(
 			'REFUSED',
@@ -124,7 +140,7 @@ async function prepareSnapshot(
 		skipped: selected.skipped,
 		warnings: planned.warnings,
 	};
-	return {request, vm, run, planned, plan, machine, qemuFolder: qemu?.cwd};
+	return {request, vm, run, planned, plan, machine, qemuFolder: qemu?.cwd, qemuUid};
 }
 
 function frozenCutter(

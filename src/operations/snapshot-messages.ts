@@ -1,3 +1,4 @@
+import type {MemoryMode, MemoryProgress} from '../migration/save-memory.ts';
 import type {QuiesceRequest} from './with-quiescer.ts';
 import type {CutRecord} from './backup-messages.ts';
 import type {DiskSelection} from './select-disks.ts';
@@ -10,6 +11,10 @@ export interface SnapshotRequest extends QuiesceRequest, DiskSelection {
 	readonly folder?: string | undefined;
 	/** The overlays' files, with `{stem}`, `{name}`, `{disk}` and `{vm}`; relative to the folder of each disk's image. */
 	readonly overlayTemplate?: string | undefined;
+	/** The state of RAM and devices too, at the same instant, and how it is saved. The guest is not frozen then. */
+	readonly memory?: MemoryMode | undefined;
+	/** With `memory: 'live'`: how long the guest may go on, at the most, before it is paused for the rest. */
+	readonly liveMs?: number | undefined;
 	/** Plan, and stop there. */
 	readonly dryRun?: boolean;
 }
@@ -32,6 +37,8 @@ export type SnapshotMessage =
 			readonly skipped: readonly {readonly name: string; readonly reason: string}[];
 			readonly quiesce: boolean;
 	  }
+	/** Of the memory. */
+	| ({readonly kind: 'progress'} & MemoryProgress)
 	/** The guest writes to the overlays. */
 	| ({readonly kind: 'cut'} & CutRecord)
 	| {readonly kind: 'finished'; readonly manifest: SnapshotManifest; readonly folder: string};

@@ -1,5 +1,5 @@
 import fs from 'node:fs/promises';
-import {concat, defer, EMPTY, from, mergeMap, type Observable} from 'rxjs';
+import {defer, EMPTY, from, type Observable} from 'rxjs';
 import {addOverlayNodes, carryBitmaps, type OverlaidDisk} from '../cut/external-snapshot.ts';
 import {QuiesceError} from '../errors.ts';
 import type {Machine} from '../repository/machine.ts';
@@ -8,6 +8,7 @@ import type {SnapshotMemory} from '../snapshots/manifest.ts';
 import {createOverlay} from '../snapshots/overlay-file.ts';
 import {createPartialSnapshot, type PartialSnapshot} from '../snapshots/partial-snapshot.ts';
 import {scoped} from '../rx/scoped.ts';
+import {streamTask} from '../rx/task-stream.ts';
 import type {CutRecord} from './backup-messages.ts';
 import type {PlannedSnapshot} from './plan-snapshot.ts';
 import {reachAgain} from './reach-again.ts';
@@ -38,6 +39,7 @@ export interface SnapshotCutter {
 	readonly cut: (
 		disks: readonly OverlaidDisk[],
 		partial: PartialSnapshot,
+		emit: (message: SnapshotMessage) => void,
 	) => Promise<CutRecord & {readonly memory?: SnapshotMemory | undefined}>;
 }
 
@@ -56,15 +58,15 @@ export function takeSnapshot(task: SnapshotTask, cutter: SnapshotCutter): Observ
 		release: (partial, outcome) => (outcome === 'completed' ? EMPTY : settle(task, partial)),
 		onLostError: lostErrors(request),
 		use: partial =>
-			defer(async () => {
+			streamTask<SnapshotMessage>(undefined, async emit => {
 				await makeOverlays(task, partial);
 				const disks = planned.overlays.map(({overlaid}) => overlaid);
 				request.signal.throwIfAborted();
 				await addOverlayNodes({qmp: task.vm.qmp, run: run.id}, disks);
-				const {memory, ...record} = await cutter.cut(disks, partial);
-				const cut: SnapshotMessage = {kind: 'cut', ...record};
-				return concat([cut], defer(() => finish(task, partial, record, memory)).pipe(mergeMap(messages => messages)));
-			}).pipe(mergeMap(messages$ => messages$)),
+				const {memory, ...record} = await cutter.cut(disks, partial, emit);
+				emit({kind: 'cut', ...record});
+				(await finish(task, partial, record, memory)).forEach(emit);
+			}),
 	});
 }
 

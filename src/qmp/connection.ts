@@ -12,6 +12,7 @@ import type {
 	QmpCommands,
 	QmpEvent,
 	QmpEventName,
+	QmpLaterCommands,
 	QmpOutOfBandCommands,
 	QmpVersionInfo,
 } from './schema.ts';
@@ -25,6 +26,8 @@ const GREETING_MS = 4_000;
  * free, so that an out-of-band command is always read.
  */
 const MAX_IN_FLIGHT = 7;
+
+type AllCommands = QmpCommands & QmpLaterCommands;
 
 type Arguments<Entry extends {arguments: unknown}> = undefined extends Entry['arguments']
 	? []
@@ -112,8 +115,8 @@ export class QmpConnection {
 	 */
 	execute<Name extends QmpCommandName>(
 		command: Name,
-		...[args]: Arguments<QmpCommands[Name]>
-	): Promise<QmpCommands[Name]['return']> {
+		...[args]: Arguments<AllCommands[Name]>
+	): Promise<AllCommands[Name]['return']> {
 		return this.#request('execute', command, args, deadlineMs(command));
 	}
 

@@ -11,8 +11,13 @@ const DEADLINES_MS: Partial<Record<QmpCommandName, number>> = {
 	'blockdev-del': 60_000,
 	// It writes back what the page cache holds for an image, perhaps to a slow disk over a network.
 	'blockdev-reopen': 1_800_000,
-	// QEMU flushes every image when it pauses a VM.
+	// QEMU flushes every image when it pauses a VM, and opens them again after a migration.
 	'stop': 60_000,
+	'cont': 60_000,
+	'blockdev-set-active': 60_000,
+	// It waits for the flush at the end of a migration.
+	'migrate_cancel': 60_000,
+	'query-migrate': 60_000,
 	'job-finalize': 60_000,
 	'qom-set': 60_000,
 	'query-qmp-schema': 30_000,

@@ -55,9 +55,30 @@ export interface QmpCommands {
 	'block-dirty-bitmap-remove': {arguments: {node: string; name: string}; return: QmpNothing};
 	/** Its answer is made for people. */
 	'human-monitor-command': {arguments: {'command-line': string}; return: string};
+	'query-migrate': {arguments: undefined; return: QmpMigrationInfo};
+	'query-migrate-capabilities': {arguments: undefined; return: QmpMigrationCapability[]};
+	'migrate-set-capabilities': {arguments: {capabilities: QmpMigrationCapability[]}; return: QmpNothing};
+	'query-migrate-parameters': {arguments: undefined; return: QmpMigrationParameters};
+	'migrate-set-parameters': {
+		arguments: {'max-bandwidth'?: number; 'downtime-limit'?: number};
+		return: QmpNothing;
+	};
+	'migrate': {arguments: {uri: string}; return: QmpNothing};
+	'migrate-continue': {arguments: {state: 'pre-switchover'}; return: QmpNothing};
+	'migrate_cancel': {arguments: undefined; return: QmpNothing};
+	/** Open for `exit-on-error`, which QEMU 9.1 brought. */
+	'migrate-incoming': {arguments: {uri: string; [option: string]: unknown}; return: QmpNothing};
+	'snapshot-save': {arguments: QmpSnapshotJob; return: QmpNothing};
+	'snapshot-load': {arguments: QmpSnapshotJob; return: QmpNothing};
 	'stop': {arguments: undefined; return: QmpNothing};
 	'cont': {arguments: undefined; return: QmpNothing};
 	'quit': {arguments: undefined; return: QmpNothing};
+}
+
+/** Commands that only later QEMUs have: `QmpSchema.hasCommand` says which do. */
+export interface QmpLaterCommands {
+	/** From 10.0. */
+	'blockdev-set-active': {arguments: {active: boolean}; return: QmpNothing};
 }
 
 /** Commands that QEMU takes past the queue, while its main loop is stuck. Only on a session that has `oob`. */
@@ -249,7 +270,44 @@ export interface QmpBitmapMerge {
 	bitmaps: {node: string; name: string}[];
 }
 
+export interface QmpSnapshotJob {
+	'job-id': string;
+	'tag': string;
+	/** The node that takes RAM and device state. */
+	'vmstate': string;
+	/** All nodes of which a snapshot is taken. */
+	'devices': string[];
+}
+
+export interface QmpMigrationCapability {
+	capability: string;
+	state: boolean;
+}
+
+export interface QmpMigrationParameters {
+	/** Bytes a second; 0 is no limit. */
+	'max-bandwidth'?: number;
+	/** Milliseconds. */
+	'downtime-limit'?: number;
+	/** Text; from 11.x also null. */
+	'tls-creds'?: unknown;
+	/** From 8.2. */
+	'mode'?: string;
+}
+
+export interface QmpMigrationInfo {
+	/** Absent before the first migration. A word that is not known means that it goes on. */
+	'status'?: string;
+	/** `normal` and `duplicate` count pages, those in full and those of one repeated byte; the others are bytes. */
+	'ram'?: {transferred: number; remaining: number; total: number; normal: number; duplicate: number};
+	'error-desc'?: string;
+	'blocked-reasons'?: string[];
+}
+
 export interface QmpEvents {
+	/** Only with the capability `events`. */
+	MIGRATION: {status: string};
+	STOP: QmpNothing;
 	JOB_STATUS_CHANGE: {id: string; status: QmpJobStatus};
 	/** Before the job is concluded. `device` is the job. */
 	BLOCK_JOB_COMPLETED: {device: string; error?: string};
@@ -259,7 +317,7 @@ export interface QmpEvents {
 	SHUTDOWN: {guest: boolean; reason: string};
 }
 
-export type QmpCommandName = keyof QmpCommands;
+export type QmpCommandName = keyof QmpCommands | keyof QmpLaterCommands;
 export type QmpEventName = keyof QmpEvents;
 
 /** What arrives: one member of the union for each event, so that `event` narrows `data`. */

@@ -26,7 +26,8 @@ export function formatDocument(value: object): string {
 	return `${JSON.stringify(value, undefined, '\t')}\n`;
 }
 
-function parseJson(text: string, what: string): unknown {
+/** Throws `DAMAGED`; `what` names it in the message. */
+export function parseJson(text: string, what: string): unknown {
 	try {
 		return JSON.parse(text);
 	} catch (error) {

@@ -2,6 +2,7 @@ import path from 'node:path';
 import {encodeVmName} from '../repository/layout.ts';
 
 export const SNAPSHOT_FILE = 'snapshot.json';
+export const MEMORY_FILE = 'memory.zst';
 
 const NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/;
 

@@ -26,10 +26,18 @@ export interface SnapshotDisk {
 	readonly overlay: (ImageFile & {readonly node: string}) | null;
 }
 
-/** What came with the disks at the same instant. */
+/** The state of RAM and devices at the same instant. */
 export interface SnapshotMemory {
-	/** In the snapshot's folder. */
+	/** In the snapshot's folder: QEMU's migration stream, compressed with zstd. */
 	readonly file: string;
+	readonly sha256: string;
+	readonly storedBytes: number;
+	/** Of the stream. */
+	readonly plainSha256: string;
+	readonly plainBytes: number;
+	readonly mode: 'live' | 'stop' | 'background';
+	/** Whether the VM ran, and so goes on when it is restored. */
+	readonly running: boolean;
 }
 
 /** snapshot.json: all that is known of a snapshot. Members that this version does not know are kept. */
@@ -72,13 +80,25 @@ export const planMembers = {
 	warnings: v.array(v.string()),
 };
 
+const sha256 = v.pipe(v.string(), v.regex(/^[0-9a-f]{64}$/, 'not a SHA-256'));
+
+const memory = v.looseObject({
+	file: v.pipe(v.string(), v.regex(PLAIN_NAME, 'not a plain name')),
+	sha256,
+	storedBytes: bytes,
+	plainSha256: sha256,
+	plainBytes: bytes,
+	mode: v.picklist(['live', 'stop', 'background']),
+	running: v.boolean(),
+});
+
 const schema: v.GenericSchema<unknown, SnapshotManifest> = v.pipe(
 	v.looseObject({
 		format: v.literal(SNAPSHOT_FORMAT),
 		...planMembers,
 		...cutMembers,
 		finishedAt: time,
-		memory: v.nullable(v.looseObject({file: v.pipe(v.string(), v.regex(PLAIN_NAME, 'not a plain name'))})),
+		memory: v.nullable(memory),
 	}),
 	v.check(
 		({kind, disks}) => disks.every(({overlay}) => (kind === 'external') === (overlay !== null)),

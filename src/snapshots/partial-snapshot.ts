@@ -17,7 +17,7 @@ import type {Machine} from '../repository/machine.ts';
 import {thisOwner} from '../repository/owner.ts';
 import {formatSums} from '../repository/sums.ts';
 import {type Journal, newJournal, parseJournal, type SnapshotPlan} from './journal.ts';
-import {parsePartialFolderName, partialFolderName, SNAPSHOT_FILE} from './layout.ts';
+import {MEMORY_FILE, parsePartialFolderName, partialFolderName, SNAPSHOT_FILE} from './layout.ts';
 import {parseSnapshot, SNAPSHOT_FORMAT, type SnapshotManifest, type SnapshotMemory} from './manifest.ts';
 import type {Snapshot} from './snapshots.ts';
 
@@ -63,9 +63,11 @@ export class PartialSnapshot {
 			warnings: [...plan.warnings, ...warnings],
 		};
 		const text = formatDocument(written);
-		if (memory) await syncFile(this.#path(memory.file));
 		// What we could not read again is not made visible.
 		parseSnapshot(text, SNAPSHOT_FILE);
+		if (memory) await syncFile(this.#path(memory.file));
+		// What came of it is of no use, and may have filled the disk.
+		else await fs.rm(this.#path(MEMORY_FILE), {force: true});
 		await replaceDurably(this.#path(SNAPSHOT_FILE), text);
 		const files = [MACHINE_FILE, SNAPSHOT_FILE, ...(memory ? [memory.file] : [])];
 		const sums = new Map<string, string>();

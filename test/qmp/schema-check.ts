@@ -86,6 +86,13 @@ class Comparison {
 
 	run(module: ts.Symbol): {found: string[]; lacking: string[]; present: Set<string>} {
 		for (const [name, entry] of this.#entries(module, 'QmpCommands')) this.#command(name, entry);
+		for (const [name, entry] of this.#entries(module, 'QmpLaterCommands')) {
+			if (!this.#schema.has(name)) this.#lacking.push(name);
+			else {
+				this.#present.add(name);
+				this.#command(name, entry);
+			}
+		}
 		for (const [name, entry] of this.#entries(module, 'QmpOutOfBandCommands')) {
 			this.#command(name, entry);
 			if (!this.#schema.get(name)?.['allow-oob']) this.#say(name, 'is not taken out of band');

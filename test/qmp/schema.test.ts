@@ -132,6 +132,18 @@ describe('the comparison', () => {
 		expect(differences(text, schemas)).toEqual([`quit is not taken out of band ${all}`]);
 	});
 
+	test('lets a command be that only some QEMUs have, and finds one that none has', () => {
+		const later = (text: string): string[] => differences(`export interface QmpLaterCommands {${text}}`, schemas);
+		expect(later("'blockdev-set-active': {arguments: {active: boolean}; return: unknown}")).toEqual([]);
+		expect(later("'blockdev-set-active': {arguments: {activ: boolean}; return: unknown}")).toEqual([
+			'blockdev-set-active.arguments.activ does not exist (10.0, 11.1)',
+			'blockdev-set-active.arguments.active is demanded (10.0, 11.1)',
+		]);
+		expect(later("'blockdev-set-actve': {arguments: undefined; return: unknown}")).toEqual([
+			`blockdev-set-actve does not exist ${all}`,
+		]);
+	});
+
 	test.each([
 		['an event that does not exist', 'SHUTDOWNS: {guest: boolean}', [`SHUTDOWNS is no event ${all}`]],
 		['a wrong member', 'SHUTDOWN: {guests: boolean}', [`SHUTDOWN.guests does not exist ${all}`]],

@@ -1,6 +1,7 @@
 import {lastValueFrom, tap} from 'rxjs';
 import type {Argv} from 'yargs';
 import {UsageError} from '../../../errors.ts';
+import {MEMORY_MODES, type MemoryMode} from '../../../migration/save-memory.ts';
 import {createSnapshot} from '../../../operations/snapshot-create.ts';
 import type {SnapshotMessage, SnapshotRequest} from '../../../operations/snapshot-messages.ts';
 import {parseDuration} from '../../quantities.ts';
@@ -15,6 +16,8 @@ interface Options extends GlobalOptions, VmOptions {
 	readonly exclude?: readonly string[];
 	readonly overlayTemplate?: string;
 	readonly folder?: string;
+	readonly memory?: MemoryMode;
+	readonly liveFor: string;
 	readonly freezeTimeout: string;
 	readonly dryRun: boolean;
 }
@@ -43,10 +46,28 @@ export function build(yargs: Argv): Argv {
 			type: 'string',
 			describe: 'Where it is noted that there is the snapshot, instead of beside the image of the first disk',
 		})
+		.option('memory', {
+			choices: MEMORY_MODES,
+			describe:
+				'Save the memory and the devices too, at the same instant: while the guest goes on (--memory), while it is ' +
+				'paused (--memory=stop), or behind its back (--memory=background)',
+		})
+		.option('live-for', {
+			type: 'string',
+			default: '2m',
+			describe: 'With --memory, pause the guest after so long, for what is left of its memory',
+		})
 		.option('freeze-timeout', {type: 'string', default: '60s', describe: 'How long the freeze and its hooks may take'})
 		.option('dry-run', {type: 'boolean', default: false, describe: 'Say what would be done, and do nothing'})
-		.group(['quiesce', 'disk', 'exclude', 'overlay-template', 'folder', 'freeze-timeout', 'dry-run'], 'Snapshot:')
+		.group(
+			['quiesce', 'disk', 'exclude', 'memory', 'live-for', 'overlay-template', 'folder', 'freeze-timeout', 'dry-run'],
+			'Snapshot:',
+		)
 		.example('$0 snapshot create web1 before-upgrade', 'all disks of web1, frozen if its agent answers')
+		.example(
+			'$0 snapshot create web1 running --memory',
+			'with its memory: `quiesce revert` brings back the running guest',
+		)
 		.example('$0 snapshot create --qmp /run/web1.qmp before-upgrade --disk vda', '');
 }
 
@@ -62,12 +83,14 @@ export function run(options: Options): Promise<void> {
 			exclude: options.exclude,
 			overlayTemplate: options.overlayTemplate,
 			folder: options.folder,
+			memory: options.memory,
+			liveMs: parseDuration(options.liveFor, '--live-for'),
 			freezeTimeoutMs: parseDuration(options.freezeTimeout, '--freeze-timeout'),
 			dryRun: options.dryRun,
 		};
 		const printer = snapshotPrinter(context);
 		const print = (message: SnapshotMessage): void => {
-			context.log.info(message.kind, {message});
+			if (message.kind !== 'progress') context.log.info(message.kind, {message});
 			printer.print(message);
 		};
 		try {
