@@ -1,4 +1,4 @@
-import type {QmpBlockBackend, QmpBlockNode, QmpDebugGraph} from '../qmp/schema.ts';
+import type {QmpBlockNode, QmpDebugGraph} from '../qmp/schema.ts';
 import {nameDisks} from './disk-names.ts';
 import {BlockGraphError} from './errors.ts';
 import {type Medium, mediumAt} from './medium.ts';
@@ -6,11 +6,19 @@ import {type BlockNodes, buildNodes} from './nodes.ts';
 
 /** What QEMU answered. `debugGraph` is needed where the nodes do not name their children (before 10.1). */
 export interface BlockReplies {
-	readonly backends: readonly QmpBlockBackend[];
+	readonly backends: readonly BackendReply[];
 	readonly nodes: readonly QmpBlockNode[];
 	readonly debugGraph?: QmpDebugGraph | undefined;
 	/** By `qdev`, as `query-block` spells it. */
 	readonly devices: ReadonlyMap<string, DeviceFacts>;
+}
+
+/** What is read of an answer of `query-block`. */
+export interface BackendReply {
+	readonly device: string;
+	readonly qdev?: string;
+	readonly removable: boolean;
+	readonly inserted?: {readonly 'node-name'?: string};
 }
 
 /** What the object model says of a disk's device; what the device does not have is absent. */
@@ -71,7 +79,7 @@ export function buildBlockGraph({backends, nodes: replies, debugGraph, devices}:
 	return {disks, nodes};
 }
 
-function mediumOf(nodes: BlockNodes, disk: string, {inserted}: QmpBlockBackend): Medium | undefined {
+function mediumOf(nodes: BlockNodes, disk: string, {inserted}: BackendReply): Medium | undefined {
 	if (!inserted) return undefined;
 	const root = inserted['node-name'];
 	if (root === undefined) throw new BlockGraphError(`the node of ${disk} has no name`);

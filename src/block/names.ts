@@ -22,7 +22,7 @@ export function newRunId(): string {
 export function objectName(
 	run: string,
 	disk: string,
-	role?: 'target' | 'filter' | 'scratch' | 'access' | 'gate' | 'job' | 'bitmap' | 'changes' | 'mark',
+	role?: 'target' | 'filter' | 'scratch' | 'access' | 'gate' | 'job' | 'bitmap' | 'changes' | 'mark' | 'end' | 'sector',
 ): string {
 	return `${PREFIX}${run}-${shortName(disk)}${role === undefined ? '' : `-${role}`}`;
 }

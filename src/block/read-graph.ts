@@ -2,17 +2,32 @@ import type {QmpConnection} from '../qmp/connection.ts';
 import type {QmpSchema} from '../qmp/introspection.ts';
 import {readDeviceFacts} from './devices.ts';
 import {BlockGraphError} from './errors.ts';
-import {type BlockGraph, type BlockReplies, buildBlockGraph} from './graph.ts';
+import {type BackendReply, type BlockGraph, type BlockReplies, buildBlockGraph, type DeviceFacts} from './graph.ts';
 
 const ATTEMPTS = 3;
+
+type Monitor = Pick<QmpConnection, 'execute'>;
+
+/** A disk of a VM that is off: there is no device, and whoever has opened its image says of what disk it is. */
+export interface DetachedDisk {
+	/** As {@link BlockGraph} calls it while the VM is on. */
+	readonly name: string;
+	readonly deviceType: string | undefined;
+	/** Undefined if it was not opened. */
+	readonly rootNode: string | undefined;
+}
 
 /**
  * Asks QEMU for its disks and nodes. No one command tells all, so that a job of somebody else may end between two
  * answers: what does not fit together is asked again, before it counts as {@link BlockGraphError}.
  */
-export async function readBlockGraph(qmp: Pick<QmpConnection, 'execute'>, schema: QmpSchema): Promise<BlockGraph> {
+export async function readBlockGraph(
+	qmp: Monitor,
+	schema: QmpSchema,
+	detached?: readonly DetachedDisk[],
+): Promise<BlockGraph> {
 	for (let attempt = 1; ; attempt++) {
-		const replies = await readReplies(qmp, schema);
+		const replies = await readReplies(qmp, schema, detached);
 		try {
 			return buildBlockGraph(replies);
 		} catch (error) {
@@ -21,14 +36,34 @@ export async function readBlockGraph(qmp: Pick<QmpConnection, 'execute'>, schema
 	}
 }
 
-async function readReplies(qmp: Pick<QmpConnection, 'execute'>, schema: QmpSchema): Promise<BlockReplies> {
+async function readReplies(
+	qmp: Monitor,
+	schema: QmpSchema,
+	detached: readonly DetachedDisk[] | undefined,
+): Promise<BlockReplies> {
 	// Sent at once, so that as little as possible happens between them.
 	const [backends, nodes, debugGraph] = await Promise.all([
-		qmp.execute('query-block'),
+		detached?.map(backendOf) ?? qmp.execute('query-block'),
 		qmp.execute('query-named-block-nodes', {flat: true}),
 		schema.hasReturn('query-named-block-nodes', 'children') ? undefined : qmp.execute('x-debug-query-block-graph'),
 	]);
-	const qdevs = backends.flatMap(({qdev}) => (qdev === undefined ? [] : [qdev]));
-	const devices = await Promise.all(qdevs.map(async qdev => [qdev, await readDeviceFacts(qmp, qdev)] as const));
+	const devices = detached ? detached.map(factsOf) : await readAllDeviceFacts(qmp, backends);
 	return {backends, nodes, debugGraph, devices: new Map(devices)};
+}
+
+async function readAllDeviceFacts(
+	qmp: Monitor,
+	backends: readonly BackendReply[],
+): Promise<(readonly [string, DeviceFacts])[]> {
+	const qdevs = backends.flatMap(({qdev}) => (qdev === undefined ? [] : [qdev]));
+	return Promise.all(qdevs.map(async qdev => [qdev, await readDeviceFacts(qmp, qdev)] as const));
+}
+
+function backendOf({name, rootNode}: DetachedDisk): BackendReply {
+	const inserted = rootNode === undefined ? {} : {inserted: {'node-name': rootNode}};
+	return {device: '', qdev: name, removable: false, ...inserted};
+}
+
+function factsOf({name, deviceType}: DetachedDisk): readonly [string, DeviceFacts] {
+	return [name, {type: deviceType}];
 }

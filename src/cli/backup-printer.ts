@@ -67,13 +67,16 @@ export function printWords(message: BackupMessage, view: ProgressView, named = f
 	}
 }
 
-function planLines({vm, disks, skipped, quiesce, method, sink, compression}: BackupPlan, named: boolean): string[] {
+function planLines(
+	{vm, power, disks, skipped, quiesce, method, sink, compression}: BackupPlan,
+	named: boolean,
+): string[] {
 	const names = disks.map(disk => `${disk.name} (${formatBytes(disk.sizeBytes)}${changedWords(disk)})`).join(', ');
 	return [
 		`${named ? '' : `${printable(vm)}: `}${kindOf(disks)} backup of ${printable(names)}`,
 		...reasonLines(disks).map(line => `  ${printable(line)}`),
 		...skipped.map(({name, reason}) => `  not ${printable(name)}: ${reason}`),
-		`  ${quiesce ? 'with' : 'without'} a freeze, by ${method} to the ${sink} sink, ${compression === 'none' ? 'not compressed' : compression}`,
+		`  ${power === 'off' ? 'the VM is off' : `${quiesce ? 'with' : 'without'} a freeze`}, by ${method} to the ${sink} sink, ${compression === 'none' ? 'not compressed' : compression}`,
 	];
 }
 

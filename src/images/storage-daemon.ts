@@ -72,9 +72,10 @@ export class StorageDaemon {
 	/** Rejects when the daemon ends before it was told to, with what it said last. Never resolves. */
 	readonly died: Promise<never>;
 	readonly pid: number;
+	/** Its monitor, for whoever has nodes of his own in it. Closed with the daemon. */
+	readonly qmp: QmpConnection;
 	readonly #child: ChildProcess;
 	readonly #exit: Promise<unknown>;
-	readonly #qmp: QmpConnection;
 	/** Images whose writes are shared. */
 	readonly #sharing = new Set<string>();
 	#told = false;
@@ -82,7 +83,7 @@ export class StorageDaemon {
 	private constructor(child: ChildProcess, pid: number, qmp: QmpConnection, said: () => string) {
 		this.#child = child;
 		this.pid = pid;
-		this.#qmp = qmp;
+		this.qmp = qmp;
 		this.#exit = once(child, 'exit');
 		this.died = this.#exit.then(async () => {
 			// What it said last may be read after its end is noticed.
@@ -99,15 +100,17 @@ export class StorageDaemon {
 		socketPath: string,
 		options: {
 			readonly record?: RecordMessage | undefined;
-			/** If we are killed: by default it goes on, for a guest may be writing to it. */
-			readonly whenKilled?: 'die' | undefined;
+			/** If we are killed: by default it goes on, for a guest may be writing to it. `close`: in order, with its images. */
+			readonly whenKilled?: 'die' | 'close' | undefined;
 		} = {},
 	): Promise<StorageDaemon> {
 		// On the command line, because it is then there before anything can be asked of the daemon.
 		const server = `addr.type=unix,addr.path=${socketPath.replaceAll(',', ',,')}`;
 		const argv = ['--nbd-server', server, '--chardev', 'socket,id=quiesce,fd=3', '--monitor', 'chardev=quiesce'];
 		const [program, args] =
-			options.whenKilled === 'die' ? await dyingWithUs(PROGRAM, argv) : ([PROGRAM, argv] as const);
+			options.whenKilled === undefined
+				? ([PROGRAM, argv] as const)
+				: await dyingWithUs(PROGRAM, argv, options.whenKilled === 'die' ? 'KILL' : 'TERM');
 		const child = spawn(program, args, {
 			stdio: ['ignore', 'ignore', 'pipe', 'pipe'],
 			// Ctrl-C is for us: jobs that write to the daemon are cancelled first.
@@ -133,11 +136,11 @@ export class StorageDaemon {
 
 	/** Opens `image` and exports it, writable. */
 	async serve(image: DaemonImage): Promise<void> {
-		for (const node of nodesOf(image, false)) await this.#qmp.execute('blockdev-add', node);
+		for (const node of nodesOf(image, false)) await this.qmp.execute('blockdev-add', node);
 		if (image.recordsWrites) {
-			await this.#qmp.execute('block-dirty-bitmap-add', {...bitmapOf(image), granularity: ALIGNMENT_BYTES});
+			await this.qmp.execute('block-dirty-bitmap-add', {...bitmapOf(image), granularity: ALIGNMENT_BYTES});
 		}
-		await this.#qmp.execute('block-export-add', {
+		await this.qmp.execute('block-export-add', {
 			'type': 'nbd',
 			'id': image.name,
 			'node-name': servedNode(image),
@@ -154,8 +157,8 @@ export class StorageDaemon {
 		const bitmap = bitmapOf(image);
 		const exportName = `${image.name}-writes`;
 		// A read-only export takes none that is still recording.
-		await this.#qmp.execute('block-dirty-bitmap-disable', bitmap);
-		await this.#qmp.execute('block-export-add', {
+		await this.qmp.execute('block-dirty-bitmap-disable', bitmap);
+		await this.qmp.execute('block-export-add', {
 			'type': 'nbd',
 			'id': exportName,
 			'node-name': bitmap.node,
@@ -169,14 +172,14 @@ export class StorageDaemon {
 
 	/** Opens an image and exports it, read-only, with the NBD context `qemu:allocation-depth`. */
 	async serveReadOnly({name, path, chain}: ReadOnlyImage): Promise<void> {
-		await this.#qmp.execute('blockdev-add', {
+		await this.qmp.execute('blockdev-add', {
 			'driver': 'qcow2',
 			'node-name': name,
 			'read-only': true,
 			...(chain === 'alone' ? {backing: null} : {}),
 			'file': {driver: 'file', filename: path},
 		});
-		await this.#qmp.execute('block-export-add', {
+		await this.qmp.execute('block-export-add', {
 			'type': 'nbd',
 			'id': name,
 			'node-name': name,
@@ -189,7 +192,7 @@ export class StorageDaemon {
 	/** Closes what {@link serveReadOnly} opened. */
 	async closeReadOnly({name}: Pick<ReadOnlyImage, 'name'>): Promise<void> {
 		await this.#deleteExport(name);
-		await this.#qmp.execute('blockdev-del', {'node-name': name});
+		await this.qmp.execute('blockdev-del', {'node-name': name});
 	}
 
 	/**
@@ -199,19 +202,19 @@ export class StorageDaemon {
 	async settle(image: DaemonImage): Promise<void> {
 		await this.#deleteExport(image.name);
 		if (this.#sharing.delete(image.name)) await this.#deleteExport(`${image.name}-writes`);
-		if (image.recordsWrites) await this.#qmp.execute('block-dirty-bitmap-remove', bitmapOf(image));
+		if (image.recordsWrites) await this.qmp.execute('block-dirty-bitmap-remove', bitmapOf(image));
 		const [file, ...above] = nodesOf(image, true);
-		for (const node of above.reverse()) await this.#qmp.execute('blockdev-del', {'node-name': node['node-name']});
-		await this.#qmp.execute('blockdev-reopen', {options: [file]});
-		await this.#qmp.execute('blockdev-del', {'node-name': file['node-name']});
+		for (const node of above.reverse()) await this.qmp.execute('blockdev-del', {'node-name': node['node-name']});
+		await this.qmp.execute('blockdev-reopen', {options: [file]});
+		await this.qmp.execute('blockdev-del', {'node-name': file['node-name']});
 	}
 
 	/** Ends it once all images are settled: then nothing is lost if it has to be forced. */
 	async stop(): Promise<void> {
 		this.#told = true;
-		this.#qmp.execute('quit').catch(() => undefined);
+		this.qmp.execute('quit').catch(() => undefined);
 		if (!(await this.#endsWithin(STOP_MS))) await this.kill();
-		await this.#qmp.close();
+		await this.qmp.close();
 	}
 
 	/** Ends it at once, with what it has not written. */
@@ -222,15 +225,15 @@ export class StorageDaemon {
 		// One that could not be ended must not hold us back.
 		this.#child.unref();
 		this.#child.stderr?.destroy();
-		await this.#qmp.close();
+		await this.qmp.close();
 	}
 
 	/** Whoever uses it loses its connection. */
 	async #deleteExport(id: string): Promise<void> {
-		const deletion$ = this.#qmp.on('BLOCK_EXPORT_DELETED').pipe(filter(({data}) => data.id === id));
+		const deletion$ = this.qmp.on('BLOCK_EXPORT_DELETED').pipe(filter(({data}) => data.id === id));
 		await Promise.all([
 			firstValueFrom(deletion$, {defaultValue: undefined}),
-			this.#qmp.execute('block-export-del', {id, mode: 'hard'}),
+			this.qmp.execute('block-export-del', {id, mode: 'hard'}),
 		]);
 	}
 

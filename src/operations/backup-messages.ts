@@ -3,10 +3,11 @@ import type {Consistency, DiskLayout, FreezeRecord, PointKind, PointManifest} fr
 import type {SinkName} from '../sink/sink.ts';
 import type {GroupMember} from './group.ts';
 import type {CopyWishes} from './plan-copies.ts';
-import type {DiskSelection} from './select-disks.ts';
 import type {QuiesceRequest} from './with-quiescer.ts';
+import type {Session} from './vm-session.ts';
+import type {AnyVmRequest} from './with-vm.ts';
 
-export interface BackupRequest extends QuiesceRequest, DiskSelection, CopyWishes {
+export interface BackupRequest extends Omit<QuiesceRequest, 'sockets'>, AnyVmRequest, CopyWishes {
 	/** The repository's folder, which must exist; an empty one becomes a repository. */
 	readonly repository: string;
 	/** How the point is cut and read; undefined for the best that the VM can. */
@@ -32,6 +33,8 @@ export interface BackupPlan {
 	readonly run: string;
 	readonly disks: readonly PlannedDisk[];
 	readonly skipped: readonly {readonly name: string; readonly reason: string}[];
+	/** Of the VM. */
+	readonly power: Session['power'];
 	/** Whether the guest will be frozen. */
 	readonly quiesce: boolean;
 	readonly method: CutMethod;

@@ -13,26 +13,26 @@ import {planCopies} from './plan-copies.ts';
 import {recoverVm} from './recover.ts';
 import {type DiskWithMedium, selectDisks} from './select-disks.ts';
 import {takePoint} from './take-point.ts';
-import {lookAgain, type VmSession} from './vm-session.ts';
+import {lookAgain, type Session} from './vm-session.ts';
 import {type GuardedRun, withGuard} from './with-guard.ts';
 import {withQuiescer} from './with-quiescer.ts';
 import {withPoints} from './with-points.ts';
-import {lostErrors, withVm} from './with-vm.ts';
+import {lostErrors, withAnyVm} from './with-vm.ts';
 
 /**
- * Takes a point of a running VM into a repository. Cold: each subscription takes one. Ends with `finished`, after
+ * Takes a point of a VM, running or off, into a repository. Cold: each subscription takes one. Ends with `finished`, after
  * which the point is durable, or fails and leaves nothing of the run behind.
  */
 export function backup(request: BackupRequest): Observable<BackupMessage> {
 	const doing = `backup since ${new Date().toISOString()}`;
 	const {member = ALONE} = request;
-	return withVm(request, doing, (vm, run) =>
+	return withAnyVm(request, doing, (vm, run) =>
 		defer(() => {
 			member.holds(vm.name);
 			return (request.dryRun === true ? previewRepository : openOrCreateRepository)(request.repository);
 		}).pipe(
 			concatMap(repository => {
-				const {qmp, agent} = vm.sockets;
+				const {qmp, agent} = vm.power === 'on' ? vm.sockets : {};
 				const guarded = {agent, vm: {qmp, name: vm.name, repository: repository.path}};
 				const take = (): Observable<BackupMessage> =>
 					withGuard(request, run, guarded, guardedRun =>
@@ -51,7 +51,7 @@ export function backup(request: BackupRequest): Observable<BackupMessage> {
 
 function point(
 	request: BackupRequest,
-	vm: VmSession,
+	vm: Session,
 	guarded: GuardedRun,
 	repository: Repository,
 ): Observable<BackupMessage> {
@@ -65,7 +65,7 @@ function point(
 
 async function prepare(
 	request: BackupRequest,
-	vm: VmSession,
+	vm: Session,
 	{run, guard}: GuardedRun,
 	repository: Repository,
 	quiescer: Quiescer | undefined,
@@ -78,7 +78,7 @@ async function prepare(
 	const chosen = await chooseMethod(request, vm, disks, qemu);
 	const looksForMark = async ({name, medium}: DiskWithMedium, bitmap: Bitmap): Promise<boolean> => {
 		await guard.ready();
-		return isMarked(vm.qmp, run.id, {name, sizeBytes: medium.virtualSize, node: medium.node}, bitmap);
+		return isMarked(vm, run.id, {name, sizeBytes: medium.virtualSize, node: medium.node}, bitmap);
 	};
 	const found = {vm, repository, nodes: graph.nodes, disks, qemu, sink: request.sink};
 	const planned = await planCopies(request.dryRun === true ? found : {...found, isMarked: looksForMark}, request);
@@ -99,6 +99,7 @@ async function prepare(
 			changedBytes: parent?.bytes ?? null,
 		})),
 		skipped,
+		power: vm.power,
 		quiesce: quiescer !== undefined,
 		method: chosen.method,
 		sink: request.sink,

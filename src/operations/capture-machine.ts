@@ -4,18 +4,19 @@ import {type HostProcess, isQemu, processServing} from '../host/processes.ts';
 import type {QmpConnection} from '../qmp/connection.ts';
 import {QmpCommandError} from '../qmp/errors.ts';
 import type {Machine} from '../repository/machine.ts';
-import type {VmSession} from './vm-session.ts';
+import type {Session, VmSession} from './vm-session.ts';
 
 export interface CapturedMachine {
 	readonly machine: Machine;
-	/** The VM's process, where this host can show it. */
+	/** The VM's process, or that of the daemon which has its images, where this host can show it. */
 	readonly qemu: HostProcess | undefined;
 	/** The user that it runs as, where it is another than ours. */
 	readonly qemuUid: number | undefined;
 }
 
 /** What is needed to start the VM again: QEMU's own answers, and its command line where this host can show it. */
-export async function captureMachine(vm: VmSession, graph: BlockGraph): Promise<CapturedMachine> {
+export async function captureMachine(vm: Session, graph: BlockGraph): Promise<CapturedMachine> {
+	if (vm.power === 'off') return {machine: vm.machine, qemu: vm.daemon, qemuUid: undefined};
 	const found = await qemuOf(vm);
 	return {
 		qemu: found,

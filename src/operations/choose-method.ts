@@ -2,10 +2,10 @@ import fs from 'node:fs/promises';
 import path from 'node:path';
 import {capabilitiesOf} from '../block/probe.ts';
 import type {CutMethod} from '../cut/cut.ts';
-import {QuiesceError} from '../errors.ts';
+import {QuiesceError, UsageError} from '../errors.ts';
 import {type HostProcess, sharesMounts} from '../host/processes.ts';
 import type {DiskWithMedium} from './select-disks.ts';
-import type {VmSession} from './vm-session.ts';
+import type {Session} from './vm-session.ts';
 
 export interface MethodWishes {
 	/** Undefined: the best that the VM can. */
@@ -28,10 +28,11 @@ export interface ChosenMethod {
  */
 export async function chooseMethod(
 	{method, scratch}: MethodWishes,
-	vm: Pick<VmSession, 'schema' | 'qmp'>,
+	vm: Pick<Session, 'schema' | 'qmp' | 'power'>,
 	disks: readonly DiskWithMedium[],
 	qemu: HostProcess | undefined,
 ): Promise<ChosenMethod> {
+	if (vm.power === 'off') return chooseForOff(method);
 	if (method === 'push') return {method, scratchFolders: new Map()};
 	const found = await findScratch(scratch, vm, disks, qemu);
 	if (typeof found !== 'string') return {method: 'fleece', scratchFolders: found};
@@ -43,10 +44,16 @@ export async function chooseMethod(
 	return {method: 'push', because: found, scratchFolders: new Map()};
 }
 
+/** Nobody writes to the disks, so nobody has to be kept from waiting. */
+function chooseForOff(method: CutMethod | undefined): ChosenMethod {
+	if (method === undefined || method === 'push') return {method: 'push', scratchFolders: new Map()};
+	throw new UsageError(`--method ${method} is for a VM that runs`, {hint: 'Leave out --method.'});
+}
+
 /** The folder for each disk, or why fleecing cannot be done. */
 async function findScratch(
 	scratch: string | undefined,
-	{schema, qmp}: Pick<VmSession, 'schema' | 'qmp'>,
+	{schema, qmp}: Pick<Session, 'schema' | 'qmp'>,
 	disks: readonly DiskWithMedium[],
 	qemu: HostProcess | undefined,
 ): Promise<ReadonlyMap<string, string> | string> {

@@ -35,6 +35,8 @@ export interface DiskToday {
 	readonly disk: DiskWithMedium;
 	readonly images: readonly SourceImage[] | null;
 	readonly qemuProcess: QemuProcess | null;
+	/** Of the VM; undefined is on. Where it is off, the process is that of a daemon of ours. */
+	readonly power?: 'on' | 'off' | undefined;
 	/** A program that has its image open for writing, besides the VM's QEMU. */
 	readonly writer?: string | undefined;
 	/** Bitmaps that have not the mark which they began with. */
@@ -98,7 +100,7 @@ function problemWith({point, disk: then, problem, qemuProcess}: EarlierCopy, tod
 	}
 	if (changed !== undefined) return changed;
 	if (!bitmap) return `no bitmap was begun at point ${point}`;
-	if (!found) return missing(medium, qemuProcess, today.qemuProcess);
+	if (!found) return missing(medium, qemuProcess, today);
 	const beneath = medium.chain.slice(1, 1 + overlaysSince(then.source, today.images));
 	for (const node of beneath) {
 		const below = node.bitmaps.find(({name}) => name === bitmap.name);
@@ -117,7 +119,12 @@ function problemWith({point, disk: then, problem, qemuProcess}: EarlierCopy, tod
 	return undefined;
 }
 
-function missing({format}: Medium, then: QemuProcess | null, now: QemuProcess | null): string {
+function missing({format}: Medium, then: QemuProcess | null, {power, qemuProcess: now}: DiskToday): string {
+	if (power === 'off') {
+		return format === 'qcow2'
+			? 'its bitmap is missing: QEMU was killed, or another program removed it'
+			: `its bitmap is missing: QEMU kept that of a ${format} disk in memory only`;
+	}
 	const isAnother = then?.startTicks !== now?.startTicks || then?.bootId !== now?.bootId;
 	if (!then || !now || !isAnother) {
 		return 'its bitmap is missing: another program removed it, as a revert to a snapshot does, or its run was killed';
@@ -128,6 +135,6 @@ function missing({format}: Medium, then: QemuProcess | null, now: QemuProcess | 
 	return `its bitmap is missing: QEMU was killed before it was started anew on ${now.startedAt}`;
 }
 
-function before({qemuProcess}: DiskToday): string {
-	return qemuProcess === null ? '' : `, before ${qemuProcess.startedAt}`;
+function before({qemuProcess, power}: DiskToday): string {
+	return qemuProcess === null || power === 'off' ? '' : `, before ${qemuProcess.startedAt}`;
 }

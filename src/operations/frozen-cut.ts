@@ -10,6 +10,8 @@ export type BareCut = Pick<CutRecord, 'at' | 'standstill'>;
 interface CutRequest {
 	readonly quiesce: QuiescePolicy;
 	readonly signal: AbortSignal;
+	/** Of the VM; undefined is on. */
+	readonly power?: 'on' | 'off' | undefined;
 	/** What keeps the cut in step with those of other VMs; undefined where it is the only one. */
 	readonly member?: GroupMember | undefined;
 	/** What is cut, for the group's record. */
@@ -33,7 +35,7 @@ export async function cutFrozen(
 }
 
 async function cutOne(
-	{quiesce, signal, member}: Pick<CutRequest, 'quiesce' | 'signal'> & {readonly member: GroupMember},
+	{quiesce, signal, power, member}: Pick<CutRequest, 'quiesce' | 'signal' | 'power'> & {readonly member: GroupMember},
 	quiescer: Quiescer | undefined,
 	cut: () => Promise<Omit<BareCut, 'at'>>,
 ): Promise<Omit<CutRecord, 'group'>> {
@@ -48,7 +50,8 @@ async function cutOne(
 		await member.allCut();
 		return taken;
 	};
-	if (!quiescer) return {...(await take()), consistency: 'crash-consistent', freeze: null};
+	const plainly = power === 'off' ? 'offline' : 'crash-consistent';
+	if (!quiescer) return {...(await take()), consistency: plainly, freeze: null};
 	try {
 		const {value: taken, window} = await quiescer.whileFrozen(take);
 		const freeze = freezeRecord(window);

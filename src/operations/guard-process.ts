@@ -148,7 +148,7 @@ async function undo(left: NonNullable<Guarded['vm']>, why: string): Promise<void
 	while (toolIsKilled && process.ppid === tool) await delay(DYING_MS);
 	// Loaded only now: hardly any guard ever needs it.
 	const {resumeAfterDeath, undoAfterDeath} = await import('./rescue.ts');
-	if (pauseIsWatched) await resumeAfterDeath(left.qmp, tell);
+	if (pauseIsWatched && left.qmp) await resumeAfterDeath(left.qmp, tell);
 	await undoAfterDeath(left, tell);
 }
 

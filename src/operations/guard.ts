@@ -13,7 +13,8 @@ export interface Guarded {
 	readonly agent?: SocketAddress | undefined;
 	/** The VM in which the run leaves things; undefined for a run that only freezes. */
 	readonly vm?: {
-		readonly qmp: SocketAddress;
+		/** Undefined for a VM that is off: what the run has inside a daemon goes with that. */
+		readonly qmp: SocketAddress | undefined;
 		readonly name: string;
 		/** Where the run has a partial point, if it has one. */
 		readonly repository?: string | undefined;

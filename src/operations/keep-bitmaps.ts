@@ -21,15 +21,15 @@ export async function gatherChanges({vm: {qmp}, copies}: PointTask): Promise<voi
 }
 
 /** After the cut: gives what records the mark by which it is known to have lost nothing. Returns the disks that have it. */
-export async function markRecordings({vm: {qmp}, run, copies}: PointTask): Promise<ReadonlySet<string>> {
+export async function markRecordings({vm, run, copies}: PointTask): Promise<ReadonlySet<string>> {
 	const marked = new Set<string>();
 	for (const {disk, granularity} of copies) {
 		if (granularity === undefined) continue;
 		const {name, medium} = disk;
 		const at = {node: medium.node, target: objectName(run.id, name, 'bitmap')};
-		await withMark(qmp, run.id, {name, sizeBytes: medium.virtualSize}, granularity, async mark => {
+		await withMark(vm, run.id, {name, sizeBytes: medium.virtualSize}, granularity, async mark => {
 			if (!mark) return;
-			await qmp.execute('block-dirty-bitmap-merge', {...at, bitmaps: [mark]});
+			await vm.qmp.execute('block-dirty-bitmap-merge', {...at, bitmaps: [mark]});
 			marked.add(name);
 		});
 	}
@@ -56,7 +56,7 @@ export async function keepBitmaps(task: PointTask, point: Point): Promise<string
 	return problems;
 }
 
-async function keep(task: PointTask, point: Point, {disk, granularity, persistence}: DiskCopy): Promise<void> {
+async function keep(task: PointTask, point: Point, {disk, granularity, persistence, parent}: DiskCopy): Promise<void> {
 	const {qmp} = task.vm;
 	const {node} = disk.medium;
 	const [recording, lasting] = [
@@ -81,7 +81,9 @@ async function keep(task: PointTask, point: Point, {disk, granularity, persisten
 	}
 	const wanted = new Set([lasting, await bitmapOfFull(task, point, disk.name)]);
 	for (const {name} of await bitmapsOn(qmp, node)) {
-		if (!isBitmapOf(tagFor(task, disk.name), name) || wanted.has(name)) continue;
+		// The parent's may bear another tag: a VM that was off when its first point was taken had no UUID then.
+		const isOurs = isBitmapOf(tagFor(task, disk.name), name) || name === parent?.disk.bitmap?.name;
+		if (!isOurs || wanted.has(name)) continue;
 		await qmp.execute('block-dirty-bitmap-remove', {node, name});
 	}
 }

@@ -9,11 +9,12 @@ import {yank} from '../jobs/yank.ts';
 import {endMigration} from '../migration/end-migration.ts';
 import type {QmpConnection} from '../qmp/connection.ts';
 import type {QmpSchema} from '../qmp/introspection.ts';
-import {socketIn} from '../sink/nbd-socket.ts';
+import {imagesSocketIn, socketIn} from '../sink/nbd-socket.ts';
 import {clearPausing, readPausing} from './pause-marker.ts';
 import {isAlive, requireDead, runFolders} from './run.ts';
 import {snapshotOfRun} from './snapshot-pointer.ts';
 import {nodesOfRun, runsInside, unwindInside} from './unwind.ts';
+import type {Session} from './vm-session.ts';
 
 const KILL_WAIT_MS = 3_000;
 /** SS_CONNECTED in the kernel's table of Unix sockets. */
@@ -24,7 +25,10 @@ const CONNECTED = '03';
  * did, in words. The caller holds the VM's lock, so a run that is alive in there is one that came by another name: it is
  * left alone, with a `LockedError`.
  */
-export async function removeLeftovers(qmp: QmpConnection, schema: QmpSchema, scratch?: string): Promise<string[]> {
+export async function removeLeftovers(
+	{qmp, schema, power}: Pick<Session, 'qmp' | 'schema' | 'power'>,
+	scratch?: string,
+): Promise<string[]> {
 	const done: string[] = [];
 	const inside = await runsInside(qmp);
 	for (const run of inside) {
@@ -33,7 +37,7 @@ export async function removeLeftovers(qmp: QmpConnection, schema: QmpSchema, scr
 	}
 	for (const folder of await scratchFolders(qmp, scratch)) done.push(...(await removeScratchFiles(folder)));
 	done.push(...(await removeRunFolders(inside)));
-	if (done.length > 0 && (await qmp.execute('query-status')).status === 'io-error') {
+	if (power === 'on' && done.length > 0 && (await qmp.execute('query-status')).status === 'io-error') {
 		done.push(
 			'found the VM paused by an I/O error, which the lost run may have caused: `cont` on its monitor resumes it',
 		);
@@ -74,6 +78,7 @@ export async function removeRunFolders(
 	const done: string[] = [];
 	for (const {run, folder} of await runFolders()) {
 		if (await isAlive(run)) continue;
+		if (await closeImages(folder)) done.push(`closed the images that run ${run} had open`);
 		if (!inside.has(run)) {
 			// Its jobs go on: they would fail the guest's writes, and the next run there ends them first.
 			if (await hasClients(socketIn(folder))) continue;
@@ -107,18 +112,39 @@ function endedDaemon(run: string): string {
 	return `ended the storage daemon of run ${run}`;
 }
 
+/** Those of a VM that is off. It closes them by itself when its run dies, which may take a moment, but not for ever. */
+async function closeImages(folder: string): Promise<boolean> {
+	const socket = imagesSocketIn(folder);
+	const daemon = await processServing(socket);
+	if (!daemon) return false;
+	for (const signal of ['SIGTERM', 'SIGKILL'] as const) {
+		kill(daemon.pid, signal);
+		if (await isGone(socket)) break;
+	}
+	return true;
+}
+
 /** True if there was one to end. Whatever serves the run's socket is the run's. */
 async function endDaemon(folder: string): Promise<boolean> {
 	const daemon = await processServing(socketIn(folder));
 	if (!daemon) return false;
-	kill(daemon.pid);
-	for (let waited = 0; waited < KILL_WAIT_MS && (await processServing(socketIn(folder))); waited += 50) await delay(50);
+	kill(daemon.pid, 'SIGKILL');
+	await isGone(socketIn(folder));
 	return true;
 }
 
-function kill(pid: number): void {
+/** Waits for the end of what serves a socket, for a while. */
+async function isGone(socket: string): Promise<boolean> {
+	for (let waited = 0; waited < KILL_WAIT_MS; waited += 50) {
+		if (!(await processServing(socket))) return true;
+		await delay(50);
+	}
+	return false;
+}
+
+function kill(pid: number, signal: NodeJS.Signals): void {
 	try {
-		process.kill(pid, 'SIGKILL');
+		process.kill(pid, signal);
 	} catch (error) {
 		// It has just ended, or another recovery was faster.
 		if (errnoOf(error) !== 'ESRCH') throw error;

@@ -26,7 +26,7 @@ import {
 } from './decide-copy.ts';
 import type {DiskWithMedium} from './select-disks.ts';
 import {canPersist, overlaysSince, sourceImages} from './source-images.ts';
-import type {VmSession} from './vm-session.ts';
+import type {Session} from './vm-session.ts';
 
 const MAX_IMAGES = 100;
 
@@ -62,7 +62,7 @@ export interface DiskCopy {
 
 /** What a backup has found out before it plans. */
 export interface PlanFacts {
-	readonly vm: Pick<VmSession, 'name' | 'uuid'>;
+	readonly vm: Pick<Session, 'name' | 'uuid' | 'power'>;
 	readonly repository: Repository;
 	readonly nodes: BlockNodes;
 	readonly disks: readonly DiskWithMedium[];
@@ -96,8 +96,9 @@ export async function planCopies(facts: PlanFacts, wishes: CopyWishes): Promise<
 		disks.map(async (disk): Promise<DiskCopy> => {
 			const made = images.get(disk) ?? null;
 			const writer = writers.get(made?.[0]?.filename ?? '');
+			const persistence = canPersist(disk, nodes, made) ? 'persistent' : 'transient';
 			const today: DiskToday = {
-				...{disk, images: made, qemuProcess, now},
+				...{disk, images: made, power: vm.power, qemuProcess, now},
 				writer: writer && `process ${writer.pid} (${writer.name})`,
 			};
 			const decided = shorten(
@@ -110,10 +111,10 @@ export async function planCopies(facts: PlanFacts, wishes: CopyWishes): Promise<
 					? {layout: 'alone'}
 					: {layout: layoutOf(decided), parent: parentOf(decided, disk, made)}),
 				granularity:
-					neverIncremental(today) === undefined
+					neverIncremental(today) === undefined && (vm.power === 'on' || persistence === 'persistent')
 						? (wishes.granularity ?? granularityFor(disk.medium.virtualSize))
 						: undefined,
-				persistence: canPersist(disk, nodes, made) ? 'persistent' : 'transient',
+				persistence,
 			};
 		}),
 	);
@@ -146,17 +147,17 @@ function shorten(decided: CopyDecision, layoutOf: (decided: Increment) => DiskLa
 	return images < MAX_IMAGES ? decided : {kind: 'full', reason: `its chain has ${images} images, which is enough`};
 }
 
+interface BitmapOwner {
+	readonly vm: Pick<Session, 'name' | 'uuid'>;
+	readonly repository: Pick<Repository, 'id'>;
+}
+
 /** The name of the bitmap that belongs to a point's disk. */
-export function bitmapFor(
-	task: Pick<PlanFacts, 'vm' | 'repository'>,
-	disk: string,
-	point: string,
-	run: string,
-): string {
+export function bitmapFor(task: BitmapOwner, disk: string, point: string, run: string): string {
 	return bitmapName(tagFor(task, disk), point, run);
 }
 
-export function tagFor({vm, repository}: Pick<PlanFacts, 'vm' | 'repository'>, disk: string): string {
+export function tagFor({vm, repository}: BitmapOwner, disk: string): string {
 	return bitmapTag(repository.id, vm.uuid ?? vm.name, disk);
 }
 

@@ -8,12 +8,12 @@ import type {Guard} from './guard.ts';
 import type {Quiescer} from './quiescer.ts';
 import type {Run} from './run.ts';
 import type {DiskCopy} from './plan-copies.ts';
-import type {VmSession} from './vm-session.ts';
+import type {Session} from './vm-session.ts';
 
 /** All that was asked for, found and decided before a point is taken. */
 export interface PointTask {
 	readonly request: BackupRequest;
-	readonly vm: VmSession;
+	readonly vm: Session;
 	readonly run: Run;
 	readonly repository: Repository;
 	readonly quiescer: Quiescer | undefined;

@@ -1,21 +1,21 @@
 import {setTimeout as delay} from 'node:timers/promises';
 import {UnreachableError} from '../qmp/errors.ts';
 import {QmpConnection} from '../qmp/connection.ts';
-import type {VmSession, VmSockets} from './vm-session.ts';
+import type {Session, VmSockets} from './vm-session.ts';
 
 const ATTEMPTS = 5;
 const AGAIN_MS = 200;
 
 /**
  * Does `work` on a monitor that may have gone: on the session's while it stands, else on a new connection, which is
- * closed afterwards. Returns undefined where QEMU has ended, and all that was inside with it.
+ * closed afterwards. Returns undefined where QEMU, or a daemon of ours, has ended, and all that was inside with it.
  */
 export async function reachAgain<Value>(
-	{qmp, sockets}: Pick<VmSession, 'qmp' | 'sockets'>,
+	vm: Session,
 	work: (qmp: QmpConnection) => Promise<Value>,
 ): Promise<Value | undefined> {
-	if (!qmp.isClosed) return work(qmp);
-	const again = await openAgain(sockets);
+	if (!vm.qmp.isClosed) return work(vm.qmp);
+	const again = vm.power === 'on' ? await openAgain(vm.sockets) : undefined;
 	if (!again) return undefined;
 	try {
 		return await work(again);

@@ -9,7 +9,7 @@ import {removeLeftovers, resumeIfLeft} from './leftovers.ts';
 import {isQuiesceFailure} from './quiescer.ts';
 import {recoverSnapshots} from './recover-snapshots.ts';
 import {thawLeftover} from './thaw-leftover.ts';
-import type {VmSession} from './vm-session.ts';
+import type {Session} from './vm-session.ts';
 import {RECOVERY, type VmRequest, withVm} from './with-vm.ts';
 
 export interface RecoverRequest extends VmRequest {
@@ -46,17 +46,18 @@ export function recover(request: RecoverRequest): Observable<Recovered> {
 
 /** As {@link recover}, for the holder of the VM's lock. */
 export function recoverVm(
-	vm: VmSession,
+	vm: Session,
 	{scratch, snapshots}: Pick<RecoverRequest, 'scratch' | 'snapshots'>,
 	repository: Repository | undefined,
 ): Observable<Recovered> {
+	const agent = vm.power === 'on' ? vm.sockets.agent : undefined;
 	return concat(
 		// In the order of the harm that each does to the guest.
-		inWords(() => resumeIfLeft(vm.qmp)),
-		inWords(async () => (vm.sockets.agent ? thawIfLeft(vm.sockets.agent) : [])),
+		vm.power === 'on' ? inWords(() => resumeIfLeft(vm.qmp)) : EMPTY,
+		agent ? inWords(() => thawIfLeft(agent)) : EMPTY,
 		// Before what records for them is removed.
-		inWords(() => recoverSnapshots(vm, snapshots)),
-		inWords(() => removeLeftovers(vm.qmp, vm.schema, scratch)),
+		vm.power === 'on' ? inWords(() => recoverSnapshots(vm, snapshots)) : EMPTY,
+		inWords(() => removeLeftovers(vm, scratch)),
 		inWords(async () => (repository ? removeDeadPartials(repository, vm.name) : [])),
 	);
 }

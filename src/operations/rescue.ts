@@ -40,8 +40,8 @@ export async function resumeAfterDeath(monitor: SocketAddress, tell: Tell): Prom
 
 /** Undoes what a dead run has left in its VM, on this host and in the repository. Tells what it does. */
 export async function undoAfterDeath({qmp, name, repository}: NonNullable<Guarded['vm']>, tell: Tell): Promise<void> {
-	const request = {sockets: {qmp, name}, signal: new AbortController().signal, tell};
-	const undo = async (): Promise<void> => {
+	const undo = async (monitor: SocketAddress): Promise<void> => {
+		const request = {sockets: {qmp: monitor, name}, signal: new AbortController().signal, tell};
 		const undone$ = recover(request).pipe(
 			tap(({text}) => {
 				tell(text);
@@ -53,7 +53,7 @@ export async function undoAfterDeath({qmp, name, repository}: NonNullable<Guarde
 		tell(`${asError(error).message}; the next run tries again`);
 	};
 	try {
-		const vm = await insist(undo, PATIENCE_MS);
+		const vm = qmp === undefined ? 'gone' : await insist(() => undo(qmp), PATIENCE_MS);
 		if (vm === 'gone') (await removeRunFolders(new Set(), {pausing: 'remove'})).forEach(tell);
 	} catch (error) {
 		onFailure(error);

@@ -21,7 +21,8 @@ export async function sourceImages(
 		const file = fileOn(filename, qemuFolder);
 		const stat = file === undefined ? undefined : await statOf(file);
 		images.push({
-			filename,
+			// Another QEMU, or we, may be in another folder.
+			filename: stat && file !== undefined ? file : filename,
 			format: node.driver,
 			inode: stat?.ino ?? null,
 			unchanged: index === 0 || !stat?.isFile() ? null : {bytes: stat.size, modifiedAt: stat.mtime.toISOString()},

@@ -27,7 +27,7 @@ import {lostErrors} from './with-vm.ts';
 import {programVersion} from '../version.ts';
 
 const SINKS: Record<SinkName, OpenSink> = {daemon: openDaemonSink, inline: openInlineSink};
-/** A guest may wait for a target only with `push`, and gives up after 30 s (the Linux SCSI driver). */
+/** A guest that runs may wait for a target with `push`, and gives up after 30 s (the Linux SCSI driver). */
 const TARGET_TIMEOUT_MS: Record<CutMethod, number> = {fleece: 300_000, push: 10_000};
 /** Longer than any pause takes; then the run counts as hung. */
 const PAUSE_MS = 5_000;
@@ -101,7 +101,7 @@ function copyAndSettle(
 						watchSpace(folder, 'Scratch is there: name another folder with --scratch.'),
 					),
 				],
-				stallMs: request.targetTimeoutMs ?? TARGET_TIMEOUT_MS[chosen.method],
+				stallMs: request.targetTimeoutMs ?? TARGET_TIMEOUT_MS[vm.power === 'on' ? chosen.method : 'fleece'],
 			}).pipe(
 				map((message): BackupMessage => {
 					if (message.kind === 'progress') return {kind: 'progress', disks: progressOf(cut, message.jobs)};
@@ -153,10 +153,11 @@ function finish(task: PointTask, partial: PartialPoint, cut: CutRecord, facts: C
 
 /** Under `require` anything less than a sound freeze fails. */
 async function takeCut(task: PointTask, {id}: PartialPoint, cut: Cut): Promise<CutRecord> {
-	const {request, quiescer} = task;
-	const record = await cutFrozen({...request, called: id}, quiescer, async () => {
+	const {request, quiescer, vm} = task;
+	const {power} = vm;
+	const record = await cutFrozen({...request, power, called: id}, quiescer, async () => {
 		const {stood, ms} = await (cut.pauses ? whileWatched(task, () => cut.take()) : cut.take());
-		return {standstill: {of: stood, seconds: ms / 1000}};
+		return {standstill: power === 'on' ? {of: stood, seconds: ms / 1000} : null};
 	});
 	if (quiescer && request.quiesce === 'require' && record.degraded !== undefined) throw new AgentError(record.degraded);
 	return record;

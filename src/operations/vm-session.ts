@@ -2,9 +2,11 @@ import {type SocketAddress, formatAddress} from '../config/address.ts';
 import type {BlockGraph} from '../block/graph.ts';
 import {readBlockGraph} from '../block/read-graph.ts';
 import {QuiesceError, UsageError} from '../errors.ts';
+import type {HostProcess} from '../host/processes.ts';
 import {QmpConnection} from '../qmp/connection.ts';
 import {QmpSchema} from '../qmp/introspection.ts';
 import type {Transcript} from '../qmp/transcript.ts';
+import type {Machine} from '../repository/machine.ts';
 
 /** How a VM is reached. */
 export interface VmSockets {
@@ -18,8 +20,8 @@ export interface VmSockets {
 const OLDEST = {major: 7, minor: 2};
 const NO_UUID = '00000000-0000-0000-0000-000000000000';
 
-/** A monitor that answers, and who is behind it. */
-export interface VmSession {
+/** What operations work on: a monitor that answers, and the VM behind it. */
+interface OpenSession {
 	readonly qmp: QmpConnection;
 	readonly schema: QmpSchema;
 	readonly name: string;
@@ -32,16 +34,33 @@ export interface VmSession {
 	/** Whether the guest's processors ran when the session was opened, and QEMU's word for why not. */
 	readonly running: boolean;
 	readonly status: string;
-	/** By which it is reached again. */
-	readonly sockets: VmSockets;
 	/** The disks and the nodes as they are at this moment. */
 	readGraph(): Promise<BlockGraph>;
 	/** Whoever opened the session closes it. */
 	close(): Promise<void>;
 }
 
+/** A VM whose QEMU runs. */
+export interface VmSession extends OpenSession {
+	readonly power: 'on';
+	/** By which it is reached again. */
+	readonly sockets: VmSockets;
+}
+
+/** A VM that is off: a storage daemon of ours has its images open, and takes the same commands for nodes, bitmaps and jobs. */
+export interface ImagesSession extends OpenSession {
+	readonly power: 'off';
+	readonly daemon: HostProcess | undefined;
+	readonly machine: Machine;
+	/** Once all is done and before `close`: has the bitmaps stored. What cannot be is told of, and costs a full. */
+	settle(): Promise<void>;
+}
+
+export type Session = VmSession | ImagesSession;
+
 /** The session with what QEMU says now of whether the VM runs. */
-export async function lookAgain(vm: VmSession): Promise<VmSession> {
+export async function lookAgain<Any extends Session>(vm: Any): Promise<Any> {
+	if (vm.power === 'off') return vm;
 	const {running, status} = await vm.qmp.execute('query-status');
 	return {...vm, running, status};
 }
@@ -73,6 +92,7 @@ export async function openVm(
 		}
 		const lockKey = `vm ${uuid ?? name ?? formatAddress(sockets.qmp)}`;
 		return {
+			power: 'on',
 			...{qmp, schema, name: called, uuid, lockKey, version: `${major}.${minor}.${micro}`, running, status, sockets},
 			readGraph: () => readBlockGraph(qmp, schema),
 			close: () => qmp.close(),

@@ -12,7 +12,7 @@ export interface GuardedRun {
 
 /** Cold: starts a guard, and ends it once what it would have to undo has been undone. */
 export function withGuard<Message>(
-	request: VmRequest,
+	request: Pick<VmRequest, 'tell'>,
 	run: Run,
 	guarded: Guarded,
 	use: (guarded: GuardedRun) => Observable<Message>,

@@ -6,7 +6,7 @@ import {takeLock} from '../host/lock.ts';
 import {scoped} from '../rx/scoped.ts';
 import type {GuardedRun} from './with-guard.ts';
 import {isQuiesceFailure, openQuiescer, type QuiescePolicy, type Quiescer} from './quiescer.ts';
-import type {VmSession} from './vm-session.ts';
+import type {Session, VmSession} from './vm-session.ts';
 import {lostErrors, type VmRequest} from './with-vm.ts';
 
 export interface QuiesceRequest extends VmRequest {
@@ -22,14 +22,15 @@ export interface QuiesceRequest extends VmRequest {
  * cannot be frozen, `use` is called without a quiescer; in the second case with the reason.
  */
 export function withQuiescer<Message>(
-	request: QuiesceRequest,
-	vm: VmSession,
+	request: Omit<QuiesceRequest, 'sockets'>,
+	vm: Session,
 	guarded: GuardedRun,
 	use: (quiescer: Quiescer | undefined, whyNot?: string) => Observable<Message>,
 ): Observable<Message> {
 	const {quiesce: policy} = request;
 	return defer(() => {
-		if (policy === 'never') return use(undefined);
+		// Nobody writes to the disks of a VM that is off.
+		if (policy === 'never' || vm.power === 'off') return use(undefined);
 		const agent = agentOf(vm);
 		if (!(agent instanceof AgentError)) return withAgent(request, agent, vm.name, guarded, use);
 		if (policy === 'require') throw agent;
@@ -46,7 +47,7 @@ function agentOf(vm: VmSession): SocketAddress | AgentError {
 }
 
 function withAgent<Message>(
-	request: QuiesceRequest,
+	request: Omit<QuiesceRequest, 'sockets'>,
 	address: SocketAddress,
 	vm: string,
 	{run, guard}: GuardedRun,

@@ -1,11 +1,14 @@
 import {setTimeout as delay} from 'node:timers/promises';
-import type {Observable} from 'rxjs';
+import {concatMap, defer, type Observable} from 'rxjs';
 import {asError} from '../errors.ts';
 import {type HostLock, LockedError, type LockHolder, takeLock} from '../host/lock.ts';
 import type {Transcript} from '../qmp/transcript.ts';
 import {scoped} from '../rx/scoped.ts';
 import {beginRun, type Run} from './run.ts';
-import {openVm, type VmSession, type VmSockets} from './vm-session.ts';
+import {lockKeyOf, openImages} from './open-images.ts';
+import type {DiskSelection} from './select-disks.ts';
+import {findVmImages, type KnownVm, type VmImages} from './vm-images.ts';
+import {type ImagesSession, openVm, type Session, type VmSession, type VmSockets} from './vm-session.ts';
 
 /** What every operation on a VM is given. */
 export interface VmRequest {
@@ -15,6 +18,54 @@ export interface VmRequest {
 	readonly transcript?: Transcript | undefined;
 	/** Told, in words, what happens while the operation undoes something: there is no message of the stream for it. */
 	readonly tell: (what: string) => void;
+}
+
+/** What is given to an operation that also works on a VM which is off. */
+export interface AnyVmRequest extends Omit<VmRequest, 'sockets'>, DiskSelection {
+	readonly sockets: VmSockets | VmImages;
+}
+
+/** As {@link withVm} for a VM that runs; opens the images of one that is off. */
+export function withAnyVm<Message>(
+	request: AnyVmRequest,
+	doing: string,
+	use: (vm: Session, run: Run) => Observable<Message>,
+): Observable<Message> {
+	const {sockets} = request;
+	return 'qmp' in sockets
+		? withVm({...request, sockets}, doing, use)
+		: defer(() => findVmImages(sockets, request)).pipe(concatMap(known => withImages(request, known, doing, use)));
+}
+
+/** Cold: takes the lock of the VM, begins a run, opens the images, and ends all three in the opposite order. */
+function withImages<Message>(
+	request: AnyVmRequest,
+	known: KnownVm,
+	doing: string,
+	use: (vm: ImagesSession, run: Run) => Observable<Message>,
+): Observable<Message> {
+	const onLostError = lostErrors(request);
+	return scoped({
+		acquire: () => beginRun(doing),
+		release: run => run.end(),
+		onLostError,
+		use: run =>
+			scoped({
+				acquire: () => lockVm({lockKey: lockKeyOf(known), name: known.name}, {pid: process.pid, run: run.id, doing}),
+				release: lock => lock.release(),
+				onLostError,
+				use: () =>
+					scoped({
+						acquire: () => openImages(known, {...request, folder: run.folder}),
+						release: async (vm, outcome) => {
+							if (outcome === 'completed') await vm.settle();
+							await vm.close();
+						},
+						onLostError,
+						use: vm => use(vm, run),
+					}),
+			}),
+	});
 }
 
 /** Cold: opens the VM, takes its lock, begins a run, and ends all three in the opposite order. */
@@ -50,7 +101,7 @@ const RECOVERY_MS = 30_000;
 const RETRY_MS = 100;
 
 /** A recovery, such as a guard does it after the death of its run, is waited for. */
-async function lockVm({lockKey, name}: VmSession, holder: LockHolder): Promise<HostLock> {
+async function lockVm({lockKey, name}: Pick<VmSession, 'lockKey' | 'name'>, holder: LockHolder): Promise<HostLock> {
 	const until = Date.now() + RECOVERY_MS;
 	for (;;) {
 		try {

@@ -7,6 +7,7 @@ import {lastValueFrom, tap, toArray} from 'rxjs';
 import {expect, onTestFinished} from 'vitest';
 import {backup} from '../../src/operations/backup.ts';
 import type {BackupMessage, BackupRequest} from '../../src/operations/backup-messages.ts';
+import type {NamedImage} from '../../src/operations/vm-images.ts';
 import {qemuImg} from '../repository/fixture.ts';
 import {type BareVm, eventually, inside, isRunning, processesNaming} from './bare-vm.ts';
 
@@ -15,6 +16,24 @@ export type Finished = Extract<BackupMessage, {kind: 'finished'}>;
 export function requestFor(vm: BareVm, repository: string, rest: Partial<BackupRequest> = {}): BackupRequest {
 	return {
 		sockets: {qmp: {unix: vm.qmpPath}},
+		signal: new AbortController().signal,
+		tell: () => undefined,
+		quiesce: 'never',
+		freezeTimeoutMs: 5_000,
+		repository,
+		sink: 'daemon',
+		compression: 'none',
+		...rest,
+	};
+}
+
+/** For the VM that {@link requestFor} was for, once it is off. */
+export function requestOff(
+	repository: string,
+	{images = [], ...rest}: Partial<BackupRequest> & {images?: readonly NamedImage[]} = {},
+): BackupRequest {
+	return {
+		sockets: {name: 'web', images, repository},
 		signal: new AbortController().signal,
 		tell: () => undefined,
 		quiesce: 'never',

@@ -15,7 +15,7 @@ const VDA = {name: 'vda', sizeBytes: MIB};
 async function choose({qmp}: BareVm, wishes: MethodWishes = {}, qemu?: HostProcess): Promise<ChosenMethod> {
 	const schema = await QmpSchema.read(qmp);
 	const {disks} = selectDisks(await readBlockGraph(qmp, schema), {});
-	return chooseMethod(wishes, {qmp, schema}, disks, qemu);
+	return chooseMethod(wishes, {power: 'on', qmp, schema}, disks, qemu);
 }
 
 function processOf(pid: number, cwd: string): HostProcess {

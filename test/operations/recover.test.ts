@@ -90,7 +90,7 @@ test('what another program has in the VM is untouched by a recovery', async () =
 	await executeAny(vm.qmp, 'blockdev-mirror', job);
 	const before = await inside(vm.qmp);
 	await deadRun(vm, temporaryFolder());
-	await removeLeftovers(vm.qmp, await QmpSchema.read(vm.qmp));
+	await removeLeftovers({power: 'on', qmp: vm.qmp, schema: await QmpSchema.read(vm.qmp)});
 	expect(await inside(vm.qmp)).toEqual(before);
 });
 

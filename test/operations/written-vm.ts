@@ -5,7 +5,7 @@ import {expect} from 'vitest';
 import type {BackupRequest} from '../../src/operations/backup-messages.ts';
 import type {StoredDisk} from '../../src/repository/manifest.ts';
 import {type BareDisk, type BareVm, executeAny, MIB, qemuIo, startVm} from '../jobs/bare-vm.ts';
-import {type Finished, finishedOf, requestFor, take} from '../jobs/backups.ts';
+import {type Finished, finishedOf, requestFor, requestOff, take} from '../jobs/backups.ts';
 import {qemuImg, temporaryFolder} from '../repository/fixture.ts';
 
 const CLUSTER = 64 * 1024;
@@ -75,6 +75,14 @@ export class WrittenVm {
 			isCut = true;
 			for (const {name} of this.disks) await this.writeAround(name, 3);
 		});
+		const warnings = messages.flatMap(message => (message.kind === 'warning' ? [message.text] : []));
+		return {finished: finishedOf(messages), held, warnings};
+	}
+
+	/** The same while it is off, from its images, in which nobody writes. */
+	async backOff(repository: string, rest: Partial<BackupRequest> = {}): Promise<Taken> {
+		const held = new Map([...this.contents].map(([disk, content]) => [disk, Buffer.from(content)]));
+		const messages = await take(requestOff(repository, rest));
 		const warnings = messages.flatMap(message => (message.kind === 'warning' ? [message.text] : []));
 		return {finished: finishedOf(messages), held, warnings};
 	}

@@ -17,11 +17,11 @@ import {groupPrinter} from '../group-printer.ts';
 import {toJson} from '../json.ts';
 import {parseBytes, parseDuration} from '../quantities.ts';
 import {type RepositoryOption, repositoryOf, repositoryOption} from '../repository-options.ts';
+import {type OffOptions, offOptions, requireOn, vmOf} from '../off-options.ts';
 import {type CommandContext, type GlobalOptions, runCommand} from '../run-command.ts';
 import {printResult} from '../terminal.ts';
-import {socketsOf} from '../vm-options.ts';
 
-interface Options extends GlobalOptions, GroupOptions, RepositoryOption {
+interface Options extends GlobalOptions, GroupOptions, OffOptions, RepositoryOption {
 	readonly quiesce: BackupRequest['quiesce'];
 	readonly disk?: readonly string[];
 	readonly exclude?: readonly string[];
@@ -41,11 +41,11 @@ interface Options extends GlobalOptions, GroupOptions, RepositoryOption {
 }
 
 export function build(yargs: Argv): Argv {
-	return repositoryOption(groupOptions(yargs))
+	return repositoryOption(offOptions(groupOptions(yargs)))
 		.usage(
-			'$0 backup [VM…] -r FOLDER\n\nTakes a point of all disks of a running VM: cuts them at one instant, with the ' +
+			'$0 backup [VM…] -r FOLDER\n\nTakes a point of all disks of a VM. Of one that runs: cuts them at one instant, with the ' +
 				'file systems frozen, and copies them while the guest goes on: all that they hold, or where it can be proved ' +
-				'what has changed since an earlier point, that. Prints VM@POINT. ' +
+				'what has changed since an earlier point, that. Of one that is off: the same from its images. Prints VM@POINT. ' +
 				'Several VMs, with --group, are cut together.',
 		)
 		.option('quiesce', {
@@ -107,11 +107,13 @@ export function build(yargs: Argv): Argv {
 		.example('$0 backup web1 -r /srv/backup', 'all disks of web1, frozen if its agent answers')
 		.example('$0 backup web1 -r /srv/backup --full-every 7d', 'a full a week, and what has changed every other night')
 		.example('$0 backup web1 db1 -r /srv/backup --group shop', 'both frozen, then cut, then thawed; or neither')
+		.example('$0 backup web1 --off -r /srv/backup', 'what has changed in its images, while it is off')
 		.example('$0 backup --qmp /run/web1.qmp --agent /run/web1.qga -r /srv/backup --quiesce require', '');
 }
 
 export function run(options: Options): Promise<void> {
 	return runCommand(options, async context => {
+		if (options.group !== undefined) requireOn(options);
 		const group = await groupOf(options);
 		await (group ? takeGroup(options, group, context) : takeOne(options, context));
 		return undefined;
@@ -121,7 +123,7 @@ export function run(options: Options): Promise<void> {
 async function takeOne(options: Options, context: CommandContext): Promise<void> {
 	const request: BackupRequest = {
 		...requestOf(options, context),
-		sockets: await socketsOf(oneOf(options)),
+		sockets: await vmOf(oneOf(options), options, repositoryOf(options)),
 		only: options.disk,
 		exclude: options.exclude,
 	};
