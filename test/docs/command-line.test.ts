@@ -24,7 +24,7 @@ const PAGE_OF: Readonly<Record<string, string>> = {
 	'thaw': 'docs/freeze-and-thaw.md',
 };
 /** Where options are told that many commands have. */
-const SHARED = ['docs/json-and-exit-codes.md', 'docs/inspect-and-discover.md'];
+const SHARED = ['docs/json-and-exit-codes.md', 'docs/inspect-and-discover.md', 'docs/off.md'];
 /** Those of QEMU's tools and of `bin/matrix`, of which the pages speak. */
 const FOREIGN = ['--chardev', '--shrink', '--iothreads'];
 
