@@ -6,7 +6,6 @@ const RUN_ALPHABET = '0123456789abcdefghjkmnpqrstvwxyz';
 const RUN_LENGTH = 6;
 const NAME = new RegExp(`^${PREFIX}(?<run>[${RUN_ALPHABET}]{${RUN_LENGTH}})-`);
 const TAG_LENGTH = 12;
-const LASTING = new RegExp(`^${PREFIX}[0-9a-f]{${TAG_LENGTH}}-`);
 /** What is left of QEMU's 31 characters for a node name. */
 const MAX_DISK = 12;
 
@@ -57,11 +56,6 @@ export function bitmapTag(repository: string, vm: string, disk: string): string 
 
 function tagOf(words: readonly string[]): string {
 	return createHash('sha256').update(JSON.stringify(words)).digest('hex').slice(0, TAG_LENGTH);
-}
-
-/** Whether a bitmap, of whatever repository, is one that {@link bitmapName} named. */
-export function isLastingBitmap(name: string): boolean {
-	return LASTING.test(name);
 }
 
 /** Whether a bitmap is one that {@link bitmapName} named with this tag. */

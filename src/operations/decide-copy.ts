@@ -92,7 +92,7 @@ function problemWith({point, disk: then, problem, qemuProcess}: EarlierCopy, tod
 	if (then.sizeBytes !== medium.virtualSize) {
 		return `it had ${then.sizeBytes} bytes at point ${point}, and has ${medium.virtualSize}`;
 	}
-	const changed = imageChange(then.source, today.images);
+	const changed = imageChange(then.source, today.images, isSameQemu(qemuProcess, today.qemuProcess));
 	const {bitmap} = then;
 	const found = bitmap && medium.bitmaps.find(({name}) => name === bitmap.name);
 	if (!found && bitmap && medium.chain.slice(1).some(({bitmaps}) => bitmaps.some(({name}) => name === bitmap.name))) {
@@ -119,14 +119,17 @@ function problemWith({point, disk: then, problem, qemuProcess}: EarlierCopy, tod
 	return undefined;
 }
 
+function isSameQemu(then: QemuProcess | null, now: QemuProcess | null): boolean {
+	return then !== null && then.startTicks === now?.startTicks && then.bootId === now.bootId;
+}
+
 function missing({format}: Medium, then: QemuProcess | null, {power, qemuProcess: now}: DiskToday): string {
 	if (power === 'off') {
 		return format === 'qcow2'
 			? 'its bitmap is missing: QEMU was killed, or another program removed it'
 			: `its bitmap is missing: QEMU kept that of a ${format} disk in memory only`;
 	}
-	const isAnother = then?.startTicks !== now?.startTicks || then?.bootId !== now?.bootId;
-	if (!then || !now || !isAnother) {
+	if (!then || !now || isSameQemu(then, now)) {
 		return 'its bitmap is missing: another program removed it, as a revert to a snapshot does, or its run was killed';
 	}
 	if (format !== 'qcow2') {

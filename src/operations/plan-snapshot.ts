@@ -1,7 +1,7 @@
 import type {Stats} from 'node:fs';
 import fs from 'node:fs/promises';
 import path from 'node:path';
-import {isLastingBitmap, overlayName} from '../block/names.ts';
+import {isLasting, overlayName} from '../block/names.ts';
 import type {BlockGraph} from '../block/graph.ts';
 import type {OverlaidDisk} from '../cut/external-snapshot.ts';
 import {errnoOf, QuiesceError, UsageError} from '../errors.ts';
@@ -104,7 +104,7 @@ function planOverlay(
 	const node = overlayName(vm.uuid ?? vm.name, snapshot, run, name);
 	const {virtualSize: sizeBytes, clusterSize = DEFAULT_CLUSTER} = medium;
 	const bitmaps = medium.bitmaps.filter(
-		bitmap => isLastingBitmap(bitmap.name) && bitmap.recording && !bitmap.inconsistent && !bitmap.busy,
+		bitmap => isLasting(bitmap.name) && bitmap.recording && !bitmap.inconsistent && !bitmap.busy,
 	);
 	return {
 		disk,

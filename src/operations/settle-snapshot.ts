@@ -1,6 +1,6 @@
 import fs from 'node:fs/promises';
 import type {BlockGraph} from '../block/graph.ts';
-import {isLastingBitmap} from '../block/names.ts';
+import {isLasting} from '../block/names.ts';
 import type {BlockNode} from '../block/nodes.ts';
 import {readBlockGraph} from '../block/read-graph.ts';
 import {carryBitmaps, type OverlaidDisk, removeOverlayNodes} from '../cut/external-snapshot.ts';
@@ -114,7 +114,7 @@ async function usedOverlays(
 				name,
 				node: base?.name ?? top.name,
 				overlay: {node: top.name, file: overlay.file},
-				bitmaps: bitmaps.filter(bitmap => isLastingBitmap(bitmap.name) && bitmap.recording && !bitmap.inconsistent),
+				bitmaps: bitmaps.filter(bitmap => isLasting(bitmap.name) && bitmap.recording && !bitmap.inconsistent),
 			});
 		}
 	}

@@ -78,17 +78,36 @@ function isSameFile(one: SourceImage, other: SourceImage): boolean {
 }
 
 /**
- * Why the images of today are not those of then, to follow the disk's name and `because`; undefined if they are, or if they
- * lie beneath others.
+ * Why what the disk is made of today is not what it was made of then, to follow its name and `because`; undefined if it is,
+ * as far as its bitmap cannot tell. Not counted are images that were put on top since, and that the disk's own image was
+ * merged into one beneath it, which has its bitmap then. `inSameQemu`: that QEMU has had all of them open in between, so
+ * what is missing was taken out by a job of its own, which leaves what the disk holds as it is.
  */
 export function imageChange(
 	then: readonly SourceImage[] | null,
 	now: readonly SourceImage[] | null,
+	inSameQemu: boolean,
 ): string | undefined {
 	if (!then || !now) return then === now ? undefined : 'the images it is made of cannot be told any more';
-	const overlays = overlaysSince(then, now);
-	const known = now.slice(overlays);
-	for (const [index, image] of known.entries()) {
+	const known = now.slice(overlaysSince(then, now));
+	const [own] = known;
+	const depth = then.findIndex(image => own && isSameFile(image, own));
+	const change = differenceOf(then.slice(Math.max(0, depth)), known);
+	return inSameQemu && known.length < then.length && isPartOf(known, then) ? undefined : change;
+}
+
+/** Whether all of some images are among others, in the same order. */
+function isPartOf(some: readonly SourceImage[], all: readonly SourceImage[]): boolean {
+	let from = 0;
+	return some.every(image => {
+		const found = all.findIndex((other, at) => at >= from && isSameFile(other, image) && other.format === image.format);
+		from = found + 1;
+		return found >= 0;
+	});
+}
+
+function differenceOf(then: readonly SourceImage[], now: readonly SourceImage[]): string | undefined {
+	for (const [index, image] of now.entries()) {
 		const before = then[index];
 		const isBase = index > 0;
 		if (!before) return `its chain of images has grown: ${image.filename} is beneath it`;
@@ -103,7 +122,7 @@ export function imageChange(
 			return `its base image ${image.filename} was written to`;
 		}
 	}
-	return then.length > known.length ? 'its chain of images is shorter than it was' : undefined;
+	return then.length > now.length ? 'its chain of images is shorter than it was' : undefined;
 }
 
 function exchanged(before: SourceImage, {filename}: SourceImage, isBase: boolean): string {

@@ -98,6 +98,10 @@ test('a snapshot of another program costs a full, and its jobs on our overlays c
 	await written.writeAround('vda');
 	const second = await written.back(repository);
 	expectIncrement(second, full);
+	await job(written, 'block-stream', {device: node});
+	await written.writeAround('vda');
+	const streamed = await written.back(repository);
+	expectIncrement(streamed, second);
 	await written.execute('blockdev-snapshot-sync', {
 		'node-name': node,
 		'snapshot-file': `${written.folder}/theirs.qcow2`,
