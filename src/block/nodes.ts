@@ -17,6 +17,14 @@ export interface BitmapInfo {
 	readonly inconsistent: boolean;
 }
 
+/** A snapshot that an image keeps in itself. */
+export interface InternalSnapshot {
+	readonly name: string;
+	readonly takenAt: Date;
+	/** Bytes; 0 for a disk alone. */
+	readonly memoryBytes: number;
+}
+
 export interface BlockNode {
 	readonly name: string;
 	readonly driver: string;
@@ -30,6 +38,8 @@ export interface BlockNode {
 	readonly allocatedBytes?: number | undefined;
 	readonly clusterSize?: number | undefined;
 	readonly bitmaps: readonly BitmapInfo[];
+	/** The internal ones. */
+	readonly snapshots: readonly InternalSnapshot[];
 	readonly children: readonly {readonly role: string; readonly node: string}[];
 	/** The node directly below, which may be the filter of a job. */
 	readonly backing?: string | undefined;
@@ -73,6 +83,12 @@ function nodeOf(name: string, reply: QmpBlockNode, children: BlockNode['children
 		allocatedBytes: reply.image['actual-size'],
 		clusterSize: reply.image['cluster-size'],
 		bitmaps: (reply['dirty-bitmaps'] ?? []).flatMap(bitmapOf),
+		snapshots: (reply.image.snapshots ?? []).map(
+			({'name': snapshot, 'date-sec': seconds, 'date-nsec': nanoseconds, 'vm-state-size': memoryBytes}) => ({
+				...{name: snapshot, memoryBytes},
+				takenAt: new Date(seconds * 1000 + nanoseconds / 1_000_000),
+			}),
+		),
 		children,
 		backing: children.find(child => child.role === 'backing')?.node,
 		backingFile: reply.image['backing-filename'],

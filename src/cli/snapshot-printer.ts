@@ -53,8 +53,8 @@ function printWords(message: SnapshotMessage, view: ProgressView): void {
 					`${vm}: snapshot ${snapshot} of ${countOf(disks.length, 'disk')}, ${quiesce ? 'with' : 'without'} a freeze`,
 				),
 			);
-			for (const {name, sizeBytes, overlay} of disks)
-				note(printable(`  ${name} (${formatBytes(sizeBytes)}): ${overlay}`));
+			for (const {name, sizeBytes, base, overlay} of disks)
+				note(printable(`  ${name} (${formatBytes(sizeBytes)}): ${overlay ?? `in ${base}`}`));
 			for (const {name, reason} of skipped) note(printable(`  not ${name}: ${reason}`));
 			break;
 		}
@@ -70,7 +70,8 @@ function printWords(message: SnapshotMessage, view: ProgressView): void {
 	}
 }
 
-function whereLines({disks}: SnapshotManifest): string[] {
+function whereLines({disks, kind}: SnapshotManifest): string[] {
+	if (kind === 'internal') return [`${styled('green', 'done:')} the images have it in themselves`];
 	return [
 		`${styled('green', 'done:')} the disks lie on these images from now on, and the VM has to be started from them:`,
 		...disks.map(({name, overlay}) => printable(`  ${name}: ${overlay?.file ?? ''}`)),

@@ -36,7 +36,10 @@ export interface PlannedSnapshot {
 	readonly name: string;
 	/** Where the snapshots of this VM are told of. */
 	readonly folder: string;
+	/** None for an internal one. */
 	readonly overlays: readonly OverlayPlan[];
+	/** Of all disks, for the documents. */
+	readonly records: readonly SnapshotDisk[];
 	readonly warnings: readonly string[];
 }
 
@@ -90,7 +93,13 @@ export async function planSnapshot(
 	}
 	const [first] = overlays;
 	const folder = request.folder ?? path.dirname(first?.record.base.file ?? '');
-	return {name, folder: snapshotsFolder(path.resolve(folder), vm.name), overlays, warnings};
+	return {
+		name,
+		folder: snapshotsFolder(path.resolve(folder), vm.name),
+		overlays,
+		records: overlays.map(({record}) => record),
+		warnings,
+	};
 }
 
 function planOverlay(
@@ -123,7 +132,7 @@ function planOverlay(
 	};
 }
 
-function chooseName(named: string | undefined, taken: ReadonlySet<string>, now: Date): string {
+export function chooseName(named: string | undefined, taken: ReadonlySet<string>, now: Date): string {
 	if (named !== undefined) {
 		if (!isSnapshotName(named)) {
 			throw new UsageError(`'${named}' cannot be the name of a snapshot`, {
@@ -136,7 +145,7 @@ function chooseName(named: string | undefined, taken: ReadonlySet<string>, now: 
 	for (let nth = 1; ; nth++) if (!taken.has(pointId(now, nth))) return pointId(now, nth);
 }
 
-interface BaseFile {
+export interface BaseFile {
 	/** Absolute. */
 	readonly file: string;
 	/** As `qemu-img` calls it. */
@@ -145,7 +154,7 @@ interface BaseFile {
 }
 
 /** The disk's image, as a file of this host, with all that it lies on. */
-async function baseOf({name, medium}: DiskWithMedium, qemuFolder: string | undefined): Promise<BaseFile> {
+export async function baseOf({name, medium}: DiskWithMedium, qemuFolder: string | undefined): Promise<BaseFile> {
 	const images = [medium.filename, ...medium.chain.slice(1).map(node => node.filename)];
 	const stats: Stats[] = [];
 	for (const filename of images) {

@@ -10,6 +10,7 @@ import type {QmpSchema} from '../qmp/introspection.ts';
 import type {SnapshotDisk} from '../snapshots/manifest.ts';
 import {removeFile, stateOfOverlay} from '../snapshots/overlay-file.ts';
 import {type PartialSnapshot, removePartialSnapshot} from '../snapshots/partial-snapshot.ts';
+import {deleteInternal, holdersOf} from './internal-snapshots.ts';
 import {fileOn} from './source-images.ts';
 
 /** The VM of an unfinished snapshot, as it is now. */
@@ -29,6 +30,7 @@ type Overlay = NonNullable<SnapshotDisk['overlay']>;
  */
 export async function settleSnapshot(vm: SettlingVm, partial: PartialSnapshot): Promise<string[]> {
 	const graph = await readBlockGraph(vm.qmp, vm.schema);
+	if (partial.plan.kind === 'internal') return settleInternal(vm.qmp, graph, partial);
 	const used = await usedOverlays(graph, partial, vm.qemuFolder);
 	if (used.length === 0) {
 		await removeOverlayNodes(
@@ -46,6 +48,15 @@ export function settleWithoutVm(partial: PartialSnapshot): Promise<string[]> {
 	return removeMade(partial);
 }
 
+/** QEMU may have been killed in the middle of the one transaction: what not all disks have is no snapshot. */
+async function settleInternal(qmp: QmpConnection, graph: BlockGraph, partial: PartialSnapshot): Promise<string[]> {
+	const {name, disks} = partial.plan;
+	const holders = holdersOf(graph, name).filter(({disk}) => disks.some(planned => planned.name === disk));
+	if (holders.length === disks.length) return finishUnwitnessed(partial, []);
+	await deleteInternal(qmp, holders, name);
+	return removeMade(partial);
+}
+
 async function finishUnwitnessed(partial: PartialSnapshot, problems: readonly string[]): Promise<string[]> {
 	const {journal, plan} = partial;
 	const warning =
@@ -59,7 +70,8 @@ async function finishUnwitnessed(partial: PartialSnapshot, problems: readonly st
 		standstill: null,
 		warnings: [warning, ...problems],
 	});
-	return [`finished the snapshot ${plan.name} of run ${plan.run}: the guest writes to its overlays`, ...problems];
+	const where = plan.kind === 'internal' ? 'its images have it' : 'the guest writes to its overlays';
+	return [`finished the snapshot ${plan.name} of run ${plan.run}: ${where}`, ...problems];
 }
 
 /** All of it or nothing: where one overlay has been written to, the VM may be started from all of them. */

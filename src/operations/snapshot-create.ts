@@ -1,5 +1,6 @@
 import {concat, concatMap, defer, EMPTY, type Observable, of} from 'rxjs';
 import {overlayActions} from '../cut/external-snapshot.ts';
+import {internalSnapshotActions} from '../cut/internal-snapshot.ts';
 import {timed} from '../cut/timed.ts';
 import {QuiesceError, UsageError} from '../errors.ts';
 import {AgentError} from '../guest-agent/errors.ts';
@@ -9,6 +10,7 @@ import {programVersion} from '../version.ts';
 import {captureMachine} from './capture-machine.ts';
 import {cutFrozen} from './frozen-cut.ts';
 import {memoryCutter, prepareMemory} from './memory-cutter.ts';
+import {planInternalSnapshot} from './plan-internal-snapshot.ts';
 import {planSnapshot} from './plan-snapshot.ts';
 import {identify} from './plan-copies.ts';
 import type {Quiescer} from './quiescer.ts';
@@ -22,12 +24,12 @@ import {withQuiescer} from './with-quiescer.ts';
 import {withVm} from './with-vm.ts';
 
 /**
- * Takes an external snapshot of a running VM: from one instant on the guest writes to overlays, and its images stay as they
- * are. Cold: each subscription takes one. Ends with `finished`, or fails: before the cut without a trace, after it with the
- * snapshot in place.
+ * Takes a snapshot of a running VM. External: from one instant on the guest writes to overlays, and its images stay as they
+ * are. Internal: the images keep in themselves what they held. Cold: each subscription takes one. Ends with `finished`, or
+ * fails: before the cut without a trace, after it with the snapshot in place.
  */
 export function createSnapshot(request: SnapshotRequest): Observable<SnapshotMessage> {
-	refuseFreezeWithMemory(request);
+	refuseWithMemory(request);
 	const doing = `snapshot since ${new Date().toISOString()}`;
 	return withVm(request, doing, (vm, run) => {
 		const {qmp, agent} = request.sockets;
@@ -41,7 +43,10 @@ export function createSnapshot(request: SnapshotRequest): Observable<SnapshotMes
 	});
 }
 
-function refuseFreezeWithMemory({memory, quiesce}: SnapshotRequest): void {
+function refuseWithMemory({memory, quiesce, kind}: SnapshotRequest): void {
+	if (memory !== undefined && kind === 'internal') {
+		throw new UsageError('the memory is saved with overlays only', {hint: 'Leave out --internal, or --memory.'});
+	}
 	if (memory !== undefined && quiesce === 'require') {
 		throw new UsageError('a guest cannot be frozen for a snapshot with its memory: it would be frozen in there', {
 			hint: 'Memory and disks are of one instant, so nothing is lost: leave --quiesce out.',
@@ -69,7 +74,7 @@ async function prepare(
 ): Promise<Observable<SnapshotMessage>> {
 	request.signal.throwIfAborted();
 	const {run, guard} = guarded;
-	const {qemuUid, ...prepared} = await prepareSnapshot(request, vm, run);
+	const {qemuUid, nodes, ...prepared} = await prepareSnapshot(request, vm, run);
 	const degraded = whyNotQuiesced === undefined ? [] : [`crash-consistent only: ${whyNotQuiesced}`];
 	const task: SnapshotTask = {
 		...prepared,
@@ -79,7 +84,7 @@ async function prepare(
 	const {memory} = request;
 	const cutter =
 		memory === undefined
-			? frozenCutter(request, vm, quiescer, plan.name)
+			? frozenCutter(request, vm, quiescer, plan, nodes)
 			: memoryCutter({request: {...request, memory}, vm, guarded, qemuUid, mark: await prepareMemory(vm, memory)});
 	// Before it is at work nothing may be begun.
 	await guard.ready();
@@ -89,8 +94,8 @@ async function prepare(
 			kind: 'planned',
 			vm: vm.name,
 			snapshot: plan.name,
-			disks: planned.overlays.map(({record: {name, sizeBytes, base, overlay}}) => ({
-				...{name, sizeBytes, base: base.file, overlay: overlay.file},
+			disks: planned.records.map(({name, sizeBytes, base, overlay}) => ({
+				...{name, sizeBytes, base: base.file, overlay: overlay?.file ?? null},
 			})),
 			skipped: plan.skipped,
 			quiesce: quiescer !== undefined,
@@ -104,17 +109,17 @@ async function prepare(
 		const {name, consistency, warnings} = message.manifest;
 		if (consistency === 'quiesced') return of(message);
 		throw new AgentError(`the snapshot ${name} is crash-consistent only: ${warnings.join('; ')}`, {
-			hint: `It is there, as the guest writes to its overlays: quiesce snapshot delete ${vm.name} ${name} removes it.`,
+			hint: `It is there, as the cut cannot be taken back: quiesce snapshot delete ${vm.name} ${name} removes it.`,
 		});
 	}
 }
 
-/** What has to be known of a VM before any snapshot with overlays. Changes nothing. */
+/** What has to be known of a VM before any snapshot; `nodes` are those of its disks. Changes nothing. */
 async function prepareSnapshot(
 	request: SnapshotRequest,
 	vm: VmSession,
 	run: SnapshotTask['run'],
-): Promise<SnapshotTask & {readonly qemuUid: number | undefined}> {
+): Promise<SnapshotTask & {readonly qemuUid: number | undefined; readonly nodes: readonly string[]}> {
 	const graph = await vm.readGraph();
 	const selected = selectSnapshotDisks(graph, await vm.qmp.execute('x-debug-query-block-graph'), request);
 	const {machine, qemu, qemuUid} = await captureMachine(vm, graph);
@@ -127,33 +132,38 @@ async function prepareSnapshot(
 			},
 		);
 	}
-	const planned = await planSnapshot({vm, run: run.id, graph, qemu, selected}, request);
+	const {kind = 'external'} = request;
+	const planSort = kind === 'internal' ? planInternalSnapshot : planSnapshot;
+	const planned = await planSort({vm, run: run.id, graph, qemu, selected}, request);
 	const plan: SnapshotPlan = {
 		name: planned.name,
 		vm: vm.name,
 		uuid: vm.uuid ?? null,
 		run: run.id,
-		kind: 'external',
+		kind,
 		qemu: {version: vm.version, package: vm.qmp.version.package, process: await identify(qemu)},
 		tool: {version: programVersion()},
-		disks: planned.overlays.map(({record}) => record),
+		disks: planned.records,
 		skipped: selected.skipped,
 		warnings: planned.warnings,
 	};
-	return {request, vm, run, planned, plan, machine, qemuFolder: qemu?.cwd, qemuUid};
+	const nodes = selected.disks.map(({medium}) => medium.node);
+	return {request, vm, run, planned, plan, machine, qemuFolder: qemu?.cwd, qemuUid, nodes};
 }
 
 function frozenCutter(
 	request: SnapshotRequest,
 	{qmp}: VmSession,
 	quiescer: Quiescer | undefined,
-	snapshot: string,
+	{name, kind}: SnapshotPlan,
+	nodes: readonly string[],
 ): SnapshotCutter {
 	return {
 		wants: 'disks',
 		cut: disks =>
-			cutFrozen({...request, called: snapshot}, quiescer, async () => {
-				const ms = await timed(() => qmp.execute('transaction', {actions: overlayActions(disks)}));
+			cutFrozen({...request, called: name}, quiescer, async () => {
+				const actions = kind === 'internal' ? internalSnapshotActions(nodes, name) : overlayActions(disks);
+				const ms = await timed(() => qmp.execute('transaction', {actions}));
 				return {standstill: {of: 'disks', seconds: ms / 1000}};
 			}),
 	};

@@ -5,6 +5,8 @@ import type {DiskSelection} from './select-disks.ts';
 import type {SnapshotManifest} from '../snapshots/manifest.ts';
 
 export interface SnapshotRequest extends QuiesceRequest, DiskSelection {
+	/** Into new images over those that there are, which is the default, or in the images themselves. */
+	readonly kind?: SnapshotManifest['kind'] | undefined;
 	/** Undefined for the time. */
 	readonly snapshot?: string | undefined;
 	/** Where it is told of, instead of beside the image of the first disk. */
@@ -23,7 +25,8 @@ export interface PlannedOverlay {
 	readonly name: string;
 	readonly sizeBytes: number;
 	readonly base: string;
-	readonly overlay: string;
+	/** Null for an internal one. */
+	readonly overlay: string | null;
 }
 
 export type SnapshotMessage =

@@ -49,6 +49,10 @@ export interface QmpCommands {
 		return: {'id': string; 'node-name': string; 'shutting-down': boolean}[];
 	};
 	'transaction': {arguments: {actions: QmpTransactionAction[]}; return: QmpNothing};
+	'blockdev-snapshot-delete-internal-sync': {
+		arguments: {device: string; name?: string};
+		return: QmpSnapshotInfo;
+	};
 	'block-dirty-bitmap-add': {arguments: QmpBitmapAdd; return: QmpNothing};
 	'block-dirty-bitmap-merge': {arguments: QmpBitmapMerge; return: QmpNothing};
 	'block-dirty-bitmap-disable': {arguments: {node: string; name: string}; return: QmpNothing};
@@ -148,6 +152,17 @@ interface QmpImage {
 	'cluster-size'?: number;
 	'backing-filename'?: string;
 	'full-backing-filename'?: string;
+	/** The internal ones, where the format has any. */
+	'snapshots'?: QmpSnapshotInfo[];
+}
+
+export interface QmpSnapshotInfo {
+	'id': string;
+	'name': string;
+	/** Bytes of memory that came with it. */
+	'vm-state-size': number;
+	'date-sec': number;
+	'date-nsec': number;
 }
 
 export interface QmpBitmap {
@@ -252,6 +267,8 @@ export interface QmpBlockStream {
 export type QmpTransactionAction =
 	| {type: 'blockdev-backup'; data: QmpBlockdevBackup}
 	| {type: 'blockdev-snapshot'; data: {node: string; overlay: string}}
+	/** `device` is a node too. */
+	| {type: 'blockdev-snapshot-internal-sync'; data: {device: string; name: string}}
 	| {type: 'block-dirty-bitmap-add'; data: QmpBitmapAdd}
 	| {type: 'block-dirty-bitmap-merge'; data: QmpBitmapMerge}
 	| {type: 'block-dirty-bitmap-remove'; data: {node: string; name: string}};

@@ -14,6 +14,7 @@ interface Options extends GlobalOptions, VmOptions {
 	readonly quiesce: SnapshotRequest['quiesce'];
 	readonly disk?: readonly string[];
 	readonly exclude?: readonly string[];
+	readonly internal: boolean;
 	readonly overlayTemplate?: string;
 	readonly folder?: string;
 	readonly memory?: MemoryMode;
@@ -37,6 +38,11 @@ export function build(yargs: Argv): Argv {
 		})
 		.option('disk', {type: 'string', array: true, nargs: 1, describe: 'Only this disk (may be repeated)'})
 		.option('exclude', {type: 'string', array: true, nargs: 1, describe: 'All disks but this one (may be repeated)'})
+		.option('internal', {
+			type: 'boolean',
+			default: false,
+			describe: 'Keep it in the images themselves, which have to be qcow2',
+		})
 		.option('overlay-template', {
 			type: 'string',
 			describe:
@@ -60,7 +66,18 @@ export function build(yargs: Argv): Argv {
 		.option('freeze-timeout', {type: 'string', default: '60s', describe: 'How long the freeze and its hooks may take'})
 		.option('dry-run', {type: 'boolean', default: false, describe: 'Say what would be done, and do nothing'})
 		.group(
-			['quiesce', 'disk', 'exclude', 'memory', 'live-for', 'overlay-template', 'folder', 'freeze-timeout', 'dry-run'],
+			[
+				'quiesce',
+				'disk',
+				'exclude',
+				'internal',
+				'memory',
+				'live-for',
+				'overlay-template',
+				'folder',
+				'freeze-timeout',
+				'dry-run',
+			],
 			'Snapshot:',
 		)
 		.example('$0 snapshot create web1 before-upgrade', 'all disks of web1, frozen if its agent answers')
@@ -74,10 +91,14 @@ export function build(yargs: Argv): Argv {
 export function run(options: Options): Promise<void> {
 	return runCommand(options, async context => {
 		const {vm, name} = namesOf(options);
+		if (options.internal && options.overlayTemplate !== undefined) {
+			throw new UsageError('--internal makes no overlays, so it goes without --overlay-template');
+		}
 		const request: SnapshotRequest = {
 			...context,
 			sockets: await socketsOf({...options, vm}),
 			snapshot: name,
+			kind: options.internal ? 'internal' : 'external',
 			quiesce: options.quiesce,
 			only: options.disk,
 			exclude: options.exclude,
