@@ -27,15 +27,19 @@ import type {JobProgress} from './run-jobs.ts';
 
 /** A job that changes a chain of images while the guest goes on to write to it: commit or stream. */
 export interface ChainJob extends NamedJob {
-	/** `at-ready`: an active commit, which goes on until it is completed, and whose disk pivots then. */
-	readonly ends: 'by-itself' | 'at-ready';
+	/**
+	 * Where it waits for our word: an active commit at `ready`, where it goes on to follow the guest, and has to have the
+	 * default of `auto-finalize`, since one that is pending holds the guest's I/O; all others at `pending`, with
+	 * `auto-finalize: false`.
+	 */
+	readonly waits: 'ready' | 'pending';
 }
 
 export type ChainJobsMessage =
 	| {readonly kind: 'progress'; readonly jobs: readonly JobProgress[]}
 	/** The job's limit of speed was lifted, or it would not have come to its end. */
 	| {readonly kind: 'unlimited'; readonly label: string}
-	/** From here on there is no way back: each disk pivots. */
+	/** From here on there is no way back. */
 	| {readonly kind: 'completing'};
 
 export interface ChainJobsOptions {
@@ -52,20 +56,18 @@ const COMPLETING_MS = 60_000;
 const PATIENCE_MS = 120_000;
 
 /**
- * Starts jobs and follows them to their real end. `start` must create exactly these jobs, with the default of
- * `auto-finalize`: an active commit that is pending holds the guest's I/O. Once all that end at `ready` are so,
- * `whenReady` is waited for, and they are completed together. Cold; completes when all have done their work and are gone.
- * Fails with a {@link JobError} as soon as one has not, and leaves the others then to `endJobs`. Concluded jobs are
- * dismissed, where QEMU has not done so: it must, of a stream before 11.1, which crashes it otherwise.
+ * Starts jobs and follows them to their real end. `start` must create exactly these jobs. Once all wait, `whenWaiting` is
+ * waited for, and they are completed or finalized. Cold; completes when all have done their work and are gone. Fails with a
+ * {@link JobError} as soon as one has not, and leaves the others then to `endJobs`. Concluded jobs are dismissed, where QEMU
+ * has not done so by itself: that it must do with a stream before 11.1, which crashes it otherwise.
  */
 export function runChainJobs(
 	qmp: QmpConnection,
 	jobs: readonly ChainJob[],
-	{start, whenReady}: {readonly start: () => Promise<void>; readonly whenReady?: () => Promise<void>},
+	{start, whenWaiting}: {readonly start: () => Promise<void>; readonly whenWaiting: () => Promise<void>},
 	{watchers$ = [], pollMs = 250, patienceMs = PATIENCE_MS, deadlineMs, limited = false}: ChainJobsOptions = {},
 ): Observable<ChainJobsMessage> {
 	const ids = jobs.map(({id}) => id);
-	const pivots = jobs.filter(({ends}) => ends === 'at-ready');
 	return defer(() => {
 		// Following comes first: a short job has ended before the reply to what started it.
 		const states$ = new ReplaySubject<JobStates>(1);
@@ -83,17 +85,17 @@ export function runChainJobs(
 			return merge(progress$, over$.pipe(map(() => undefined))).pipe(takeWhile(message => message !== undefined));
 		};
 		const completed$ = concat(
-			defer(async () => whenReady?.()).pipe(ignoreElements()),
+			defer(whenWaiting).pipe(ignoreElements()),
 			of({kind: 'completing' as const}),
-			defer(() => complete(qmp, pivots)).pipe(ignoreElements()),
-			until(states => ids.every(id => hasEnded(states.get(id)))).pipe(guardedBy(tooLong(pivots))),
+			defer(() => complete(qmp, jobs)).pipe(ignoreElements()),
+			until(states => ids.every(id => hasEnded(states.get(id)))).pipe(guardedBy(tooLong(jobs))),
 		);
 		const last = (next: (states: JobStates) => Observable<ChainJobsMessage>): Observable<ChainJobsMessage> =>
 			states$.pipe(take(1), concatMap(next));
 		return concat(
 			defer(start).pipe(ignoreElements()),
-			until(states => isSettled(states, jobs)).pipe(guardedBy(...watchers$)),
-			last(states => (pivots.length === 0 || hasFailed(states, ids) ? EMPTY : completed$)),
+			until(states => isWaiting(states, jobs)).pipe(guardedBy(...watchers$)),
+			last(states => (hasFailed(states, ids) ? EMPTY : completed$)),
 			last(states => defer(() => settle(qmp, jobs, states)).pipe(ignoreElements())),
 		).pipe(
 			finalize(() => {
@@ -107,12 +109,13 @@ function hasEnded(state: JobState | undefined): boolean {
 	return state?.end !== undefined && (state.status === 'concluded' || state.status === 'null');
 }
 
+/** Or has ended before its time, as another program completed it. */
 function hasFailed(states: JobStates, ids: readonly string[]): boolean {
-	return ids.some(id => hasEnded(states.get(id)) && states.get(id)?.end?.error !== undefined);
+	return ids.some(id => hasEnded(states.get(id)));
 }
 
 /** Whether each is where it waits for us, or one has failed. `standby` is `ready` while QEMU holds the disk still. */
-function isSettled(states: JobStates, jobs: readonly ChainJob[]): boolean {
+function isWaiting(states: JobStates, jobs: readonly ChainJob[]): boolean {
 	if (
 		hasFailed(
 			states,
@@ -120,22 +123,22 @@ function isSettled(states: JobStates, jobs: readonly ChainJob[]): boolean {
 		)
 	)
 		return true;
-	return jobs.every(({id, ends}) => {
-		const state = states.get(id);
-		return hasEnded(state) || (ends === 'at-ready' && (state?.status === 'ready' || state?.status === 'standby'));
+	return jobs.every(({id, waits}) => {
+		const {status} = states.get(id) ?? {};
+		return status === waits || (waits === 'ready' && status === 'standby');
 	});
 }
 
-async function complete(qmp: QmpConnection, pivots: readonly ChainJob[]): Promise<void> {
-	for (const {id} of pivots) await qmp.execute('job-complete', {id});
+async function complete(qmp: QmpConnection, jobs: readonly ChainJob[]): Promise<void> {
+	for (const {id, waits} of jobs) await qmp.execute(waits === 'ready' ? 'job-complete' : 'job-finalize', {id});
 }
 
-function tooLong(pivots: readonly ChainJob[]): Observable<never> {
-	const labels = pivots.map(({label}) => label).join(', ');
+function tooLong(jobs: readonly ChainJob[]): Observable<never> {
+	const labels = jobs.map(({label}) => label).join(', ');
 	return timer(COMPLETING_MS).pipe(
 		map(() => {
 			throw new JobError(`${labels}: no end within ${COMPLETING_MS / 1000} s of being completed`, {
-				hint: 'The storage hangs, or the guest writes faster than it takes. The disk is where it was unless it is said otherwise.',
+				hint: 'The storage hangs, or the guest writes faster than it takes. `quiesce inspect` shows what the disks lie on.',
 			});
 		}),
 	);
@@ -147,6 +150,9 @@ async function settle(qmp: QmpConnection, jobs: readonly ChainJob[], states: Job
 		return end?.error === undefined ? [] : [`${label}: the job failed: ${end.error}`];
 	});
 	if (reasons.length > 0) throw new JobError(reasons.join('; '));
+	if (!jobs.every(({id}) => hasEnded(states.get(id)))) {
+		throw new JobError('another program completed a job before all were to be completed');
+	}
 	const infos = await qmp.execute('query-jobs');
 	for (const {id} of jobs.filter(({id}) => infos.some(info => info.id === id))) await qmp.execute('job-dismiss', {id});
 }

@@ -3,31 +3,19 @@ import {carriedBitmaps} from '../block/carried-bitmaps.ts';
 import type {BlockGraph} from '../block/graph.ts';
 import {layersBetween, nodesAbove} from '../block/layers.ts';
 import {objectName} from '../block/names.ts';
-import type {BlockNode} from '../block/nodes.ts';
 import {readBlockGraph} from '../block/read-graph.ts';
-import {QuiesceError} from '../errors.ts';
-import {type ChainJob, type ChainJobsMessage, runChainJobs} from '../jobs/chain-jobs.ts';
-import {endJobs} from '../jobs/end-jobs.ts';
+import {type ChainJob, runChainJobs} from '../jobs/chain-jobs.ts';
 import {JobError} from '../jobs/errors.ts';
 import type {QmpConnection} from '../qmp/connection.ts';
-import {QmpCommandError} from '../qmp/errors.ts';
 import {aborted} from '../rx/aborted.ts';
 import {scoped} from '../rx/scoped.ts';
-import type {DiskProgress} from './backup-messages.ts';
-import {carryBitmaps} from './carry-bitmaps.ts';
+import {cancelJobs, type ChainNews, type ChainPace, type ChainWork, newsOf, refusal} from './chain-work.ts';
+import {mergeBitmaps} from './merge-bitmaps.ts';
 import {reachAgain} from './reach-again.ts';
 import {removeNodes} from './remove-nodes.ts';
-import type {Run} from './run.ts';
 import type {DiskWithMedium} from './select-disks.ts';
 import type {VmSession} from './vm-session.ts';
-import {lostErrors, type VmRequest} from './with-vm.ts';
-
-/** An open VM whose lock the caller holds, for the changes of its chains of images. */
-export interface ChainWork {
-	readonly request: Pick<VmRequest, 'signal' | 'tell'>;
-	readonly vm: VmSession;
-	readonly run: Run;
-}
+import {lostErrors} from './with-vm.ts';
 
 /** A disk as it was read from the graph, and the node of its chain that is to get what the layers above it hold. */
 export interface ActiveCommit {
@@ -35,17 +23,8 @@ export interface ActiveCommit {
 	readonly base: string;
 }
 
-/** How fast a chain may change, and how long that may take. */
-export interface ChainPace {
-	/** Bytes per second for each disk. Lifted where the job would not come to its end with it. */
-	readonly speed?: number | undefined;
-	/** By then a base has to have caught up with the guest. */
-	readonly deadlineMs?: number | undefined;
-}
-
 export type CommitActiveMessage =
-	| {readonly kind: 'warning'; readonly text: string}
-	| {readonly kind: 'progress'; readonly disks: readonly DiskProgress[]}
+	| ChainNews
 	/** The bases have all that the guest has written. From here on it cannot be cancelled. */
 	| {readonly kind: 'pivoting'}
 	/** The guest writes to `node`. Of what was above it, only what `stillUsed` names is left in QEMU. */
@@ -66,7 +45,7 @@ export function commitActive(
 	const jobs = commits.map(({disk}): ChainJob => ({
 		id: objectName(run.id, disk.name),
 		label: disk.name,
-		ends: 'at-ready',
+		waits: 'ready',
 	}));
 	return defer(() => vm.readGraph()).pipe(
 		concatMap(({nodes}) => {
@@ -77,10 +56,10 @@ export function commitActive(
 				for (const commit of commits) await startCommit(vm.qmp, run.id, commit, speed);
 			};
 			const warnings: string[] = [];
-			const whenReady = async (): Promise<void> => {
+			const whenWaiting = async (): Promise<void> => {
 				for (const commit of commits) warnings.push(...(await carryDown(vm, commit)));
 			};
-			const pivoted$ = runChainJobs(...([vm.qmp, jobs, {start, whenReady}] as const), {
+			const pivoted$ = runChainJobs(...([vm.qmp, jobs, {start, whenWaiting}] as const), {
 				watchers$: [aborted(request.signal)],
 				deadlineMs,
 				limited: speed !== undefined,
@@ -88,7 +67,7 @@ export function commitActive(
 				concatMap(message =>
 					message.kind === 'completing'
 						? [...warnings.map(text => ({kind: 'warning' as const, text})), {kind: 'pivoting' as const}]
-						: [chainMessageOf(jobs, message)],
+						: [newsOf(jobs, message)],
 				),
 			);
 			return scoped({
@@ -100,22 +79,6 @@ export function commitActive(
 			});
 		}),
 	);
-}
-
-/** What a job says while it works, in terms of disks. */
-function chainMessageOf(
-	jobs: readonly ChainJob[],
-	message: Exclude<ChainJobsMessage, {kind: 'completing'}>,
-): Extract<CommitActiveMessage, {kind: 'warning' | 'progress'}> {
-	if (message.kind === 'unlimited') {
-		return {kind: 'warning', text: `${message.label}: would not come to its end at that speed, which is lifted`};
-	}
-	const disks = message.jobs.map(({id, current, total}) => ({
-		disk: jobs.find(job => job.id === id)?.label ?? id,
-		doneBytes: current,
-		totalBytes: total,
-	}));
-	return {kind: 'progress', disks};
 }
 
 async function startCommit(
@@ -141,21 +104,12 @@ async function startCommit(
 	}
 }
 
-/** QEMU's refusal of a job, said of the disk. */
-function refusal(disk: string, what: 'commit' | 'stream', error: unknown): unknown {
-	if (!(error instanceof QmpCommandError)) return error;
-	return new QuiesceError('REFUSED', `${disk}: no ${what} is possible: ${error.message}`, {
-		cause: error,
-		hint: 'Another job on the disk, a base that may only be read, or one that another disk uses is in the way.',
-	});
-}
-
 async function carryDown(vm: VmSession, {disk, base}: ActiveCommit): Promise<string[]> {
 	const {nodes} = await vm.readGraph();
 	const layers = layersBetween(disk.medium, disk.medium.node, base).flatMap(({name}) => nodes.get(name) ?? []);
-	const below: BlockNode | undefined = nodes.get(base);
+	const below = nodes.get(base);
 	if (!below) return [];
-	const problems = await carryBitmaps(vm.qmp, base, carriedBitmaps(layers, below));
+	const problems = await mergeBitmaps(vm.qmp, base, carriedBitmaps(layers, below, 'down'));
 	return problems.map(problem => `${disk.name}: ${problem}`);
 }
 
@@ -196,11 +150,7 @@ async function cancel(
 	above: NodesAbove,
 ): Promise<void> {
 	await reachAgain(vm, async qmp => {
-		const ids = new Set(jobs.map(({id}) => id));
-		await endJobs(
-			qmp,
-			(await qmp.execute('query-jobs')).filter(({id}) => ids.has(id)),
-		);
+		await cancelJobs(qmp, jobs);
 		for (const {disk} of await removePivoted(qmp, await readBlockGraph(qmp, vm.schema), commits, above)) {
 			request.tell(`${disk} lies on its base by now, all the same`);
 		}

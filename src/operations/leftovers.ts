@@ -10,6 +10,7 @@ import {endMigration} from '../migration/end-migration.ts';
 import type {QmpConnection} from '../qmp/connection.ts';
 import type {QmpSchema} from '../qmp/introspection.ts';
 import {imagesSocketIn, socketIn} from '../sink/nbd-socket.ts';
+import {type ChainJournal, readJournal} from './chain-journal.ts';
 import {clearPausing, readPausing} from './pause-marker.ts';
 import {isAlive, requireDead, runFolders} from './run.ts';
 import {snapshotOfRun} from './snapshot-pointer.ts';
@@ -86,11 +87,24 @@ export async function removeRunFolders(
 			if (pausing === 'keep' && (await readPausing(folder))) continue;
 			// It says where the snapshot is that the run had begun.
 			if ((await snapshotOfRun(folder)) !== undefined) continue;
+			// Only there it shows whether the merge that the run was about has ended.
+			const journal = await readJournal(folder);
+			if (pausing === 'keep' && journal) continue;
+			if (journal) done.push(...unsettled(run, journal));
 		}
 		if (await endDaemon(folder)) done.push(endedDaemon(run));
 		await fs.rm(folder, {recursive: true, force: true});
 	}
 	return done;
+}
+
+/** The VM has gone: nobody can tell what its disks lay on at the end. */
+function unsettled(run: string, {merges}: ChainJournal): string[] {
+	return merges.map(
+		({disk, into, files}) =>
+			`left the images of ${disk} as they are, which run ${run} was merging into ${into} when QEMU ended` +
+			(files.length === 0 ? '' : `: ${files.map(({file}) => file).join(', ')}`),
+	);
 }
 
 /** A job whose daemon hangs only ends when that has gone, or, where it cannot be killed, its connection. */

@@ -8,6 +8,7 @@ import {removeDeadPartials} from './dead-partials.ts';
 import {removeLeftovers, resumeIfLeft} from './leftovers.ts';
 import {isQuiesceFailure} from './quiescer.ts';
 import {recoverSnapshots} from './recover-snapshots.ts';
+import {settleLeftMerges} from './settle-left-merges.ts';
 import {thawLeftover} from './thaw-leftover.ts';
 import type {Session} from './vm-session.ts';
 import {RECOVERY, type VmRequest, withVm} from './with-vm.ts';
@@ -57,6 +58,8 @@ export function recoverVm(
 		agent ? inWords(() => thawIfLeft(agent)) : EMPTY,
 		// Before what records for them is removed.
 		vm.power === 'on' ? inWords(() => recoverSnapshots(vm, snapshots)) : EMPTY,
+		// Before the folders of dead runs go, in which it says what they were about.
+		vm.power === 'on' ? inWords(() => settleLeftMerges(vm)) : EMPTY,
 		inWords(() => removeLeftovers(vm, scratch)),
 		inWords(async () => (repository ? removeDeadPartials(repository, vm.name) : [])),
 	);

@@ -245,6 +245,8 @@ export interface QmpBlockCommit {
 	/** What the layer above `top-node` names as its backing file afterwards; refused where there is none above. */
 	'backing-file'?: string;
 	'filter-node-name': string;
+	/** Never false where the job becomes ready: pending, it holds the guest's I/O. */
+	'auto-finalize'?: boolean;
 	'auto-dismiss': boolean;
 	'on-error': QmpErrorAction;
 	/** Bytes per second; 0 is no limit. */
@@ -259,6 +261,7 @@ export interface QmpBlockStream {
 	'base-node'?: string;
 	'backing-file'?: string;
 	'filter-node-name': string;
+	'auto-finalize': boolean;
 	'auto-dismiss': boolean;
 	'on-error': QmpErrorAction;
 	'speed'?: number;

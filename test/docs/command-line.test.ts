@@ -19,6 +19,8 @@ const PAGE_OF: Readonly<Record<string, string>> = {
 	'unprotect': 'docs/prune.md',
 	'restore': 'docs/restore.md',
 	'snapshot create': 'docs/snapshot.md',
+	'commit': 'docs/commit-and-stream.md',
+	'stream': 'docs/commit-and-stream.md',
 	'recover': 'docs/recover.md',
 	'freeze': 'docs/freeze-and-thaw.md',
 	'thaw': 'docs/freeze-and-thaw.md',

@@ -1,6 +1,7 @@
 import {type Observable} from 'rxjs';
 import {beforeEach, expect, test} from 'vitest';
-import {commitActive, type CommitActiveMessage, type ChainPace} from '../../src/operations/commit-active.ts';
+import type {ChainPace} from '../../src/operations/chain-work.ts';
+import {commitActive, type CommitActiveMessage} from '../../src/operations/commit-active.ts';
 import {withVm} from '../../src/operations/with-vm.ts';
 import {inside, MIB, ownRuntimeFolder} from '../jobs/bare-vm.ts';
 import {chainOf, collect, diskOf, expectContent, putOverlay, whileWriting} from './chain-vm.ts';
@@ -90,8 +91,8 @@ test('a bitmap that began on the overlay has what was written since, and no more
 	const [{bitmaps}] = await chainOf(written, 'vda');
 	expect(bitmaps).toEqual([expect.objectContaining({name: SINCE_OVERLAY, dirtyBytes: 2 * CLUSTER})]);
 	expect(messages.flatMap(message => (message.kind === 'warning' ? [message.text] : [])).toSorted()).toEqual([
-		`vda: bitmap ${SINCE_BASE} is lost: not every layer above the base has recorded in it`,
-		'vda: bitmap theirs is lost: it is of another program, and not on the base',
+		`vda: bitmap ${SINCE_BASE} is lost: not every layer has recorded in it`,
+		'vda: bitmap theirs is lost: it is of another program, and not on vda-node',
 	]);
 	await written.quit();
 	expectContent(written, 'vda', `${written.folder}/vda.qcow2`);

@@ -3,11 +3,11 @@ import type {QmpConnection} from '../qmp/connection.ts';
 import {QmpCommandError} from '../qmp/errors.ts';
 
 /**
- * Brings the bitmaps of layers into `node`, which records from then on in those that it lacked. To be called while what
- * the guest writes still reaches the layers too: each bitmap that is added records before the others are merged into it.
+ * Brings the bitmaps of layers that go into `node`, which records from then on in those that it lacked. To be called while
+ * what the guest writes still reaches the layers too: each bitmap that is added records before the others are merged into it.
  * Returns in words what is lost; nothing here can spoil more than an increment, for which the next point is a full.
  */
-export async function carryBitmaps(
+export async function mergeBitmaps(
 	qmp: QmpConnection,
 	node: string,
 	{add, merge, lost}: CarriedBitmaps,

@@ -1,0 +1,30 @@
+import type {Layer} from './disk-chains.ts';
+import type {DiskWithMedium} from './select-disks.ts';
+
+/** A merge of layers of one disk that has been looked at from all sides. */
+export interface MergePlan {
+	readonly disk: DiskWithMedium;
+	/**
+	 * `active`: what the guest writes to is committed too, so that the disk pivots. `commit`: down into a layer, beneath one
+	 * that stays. `stream`: up into a layer.
+	 */
+	readonly kind: 'active' | 'commit' | 'stream';
+	readonly into: Layer;
+	/** The layers that leave the chain, the top first. */
+	readonly going: readonly [Layer, ...Layer[]];
+	/** The layer above those that a commit takes away: it has to name the base in its header. */
+	readonly namedBy: Layer | undefined;
+	/** What lies beneath those that a stream takes away. */
+	readonly below: Layer | undefined;
+	/** How the base is to be named there; undefined where that is left to QEMU. */
+	readonly backingFile: string | undefined;
+	/** At the most, as the layers' files are so large on the host; undefined where the storage cannot tell. */
+	readonly bytes: number | undefined;
+	readonly warnings: readonly string[];
+}
+
+export function bytesOf(layers: readonly Layer[]): number | undefined {
+	return layers.reduce<number | undefined>((sum, {node: {allocatedBytes}}) => {
+		return sum === undefined || allocatedBytes === undefined ? undefined : sum + allocatedBytes;
+	}, 0);
+}
