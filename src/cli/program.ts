@@ -35,6 +35,7 @@ const COMMANDS: readonly CommandEntry[] = [
 	['freeze [vm..]', "Freeze a guest's file systems, also around a command", () => import('./commands/freeze.ts')],
 	['commit [vm]', 'Merge overlays of disks into what they lie on', () => import('./commands/commit.ts')],
 	['stream [vm]', 'Pull what disks lie on up into them', () => import('./commands/stream.ts')],
+	['jobs [vm] [action..]', 'List, watch and change the jobs of a VM', () => import('./commands/jobs.ts')],
 	['recover [vm]', 'Undo what killed runs have left', () => import('./commands/recover.ts')],
 	['doctor [vm]', 'Check whether a backup of a VM would go well, and how', () => import('./commands/doctor.ts')],
 	['thaw [vm]', "Thaw a guest's file systems", () => import('./commands/thaw.ts')],

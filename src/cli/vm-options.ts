@@ -33,10 +33,16 @@ export async function agentOf(options: VmOptions): Promise<SocketAddress> {
 }
 
 /** The sockets that the options name, or those of the VM of this host that they name. */
-export async function socketsOf({vm, qmp, agent, name}: VmOptions): Promise<VmSockets> {
+export async function socketsOf(options: VmOptions): Promise<VmSockets> {
+	const [first] = await allSocketsOf(options);
+	return first;
+}
+
+/** The same, with each monitor of the VM, for what has to find one that is free. */
+export async function allSocketsOf({vm, qmp, agent, name}: VmOptions): Promise<readonly [VmSockets, ...VmSockets[]]> {
 	if (qmp !== undefined) {
 		if (vm !== undefined) throw new UsageError('give either VM or --qmp, not both');
-		return {qmp: parseAddress(qmp), agent: agent === undefined ? undefined : parseAddress(agent), name};
+		return [{qmp: parseAddress(qmp), agent: agent === undefined ? undefined : parseAddress(agent), name}];
 	}
 	if (vm === undefined) {
 		throw new UsageError('no VM is named', {
@@ -45,11 +51,12 @@ export async function socketsOf({vm, qmp, agent, name}: VmOptions): Promise<VmSo
 	}
 	const {findVm} = await import('../operations/discover.ts');
 	const found = await findVm(vm);
-	const [monitor] = found.monitors;
+	const [monitor, ...others] = found.monitors;
 	if (!monitor) {
 		throw new UsageError(`VM ${vm} has no QMP monitor on a socket`, {
 			hint: 'Start it with -qmp unix:/path,server=on,wait=off.',
 		});
 	}
-	return {qmp: monitor, agent: agent === undefined ? found.agent : parseAddress(agent), name: name ?? found.name};
+	const rest = {agent: agent === undefined ? found.agent : parseAddress(agent), name: name ?? found.name};
+	return [{qmp: monitor, ...rest}, ...others.map(other => ({qmp: other, ...rest}))];
 }

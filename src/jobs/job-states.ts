@@ -27,7 +27,7 @@ export function followStates(qmp: QmpConnection, ids: readonly string[]): Observ
 		.pipe(map(({data}) => ({id: data.device, change: {end: {error: data.error}}})));
 	const cancelled$ = qmp
 		.on('BLOCK_JOB_CANCELLED')
-		.pipe(map(({data}) => ({id: data.device, change: {end: {error: 'it was cancelled by another program'}}})));
+		.pipe(map(({data}) => ({id: data.device, change: {end: {error: 'it was cancelled'}}})));
 	return merge(changes$, errors$, completed$, cancelled$).pipe(
 		filter(({id}) => ids.includes(id)),
 		scan(

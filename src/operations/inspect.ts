@@ -66,14 +66,7 @@ export async function inspect(
 			status: vm.status,
 			disks: graph.disks,
 			leftOut: new Map(reasons),
-			jobs: jobs.map(job => ({
-				id: job.id,
-				type: job.type,
-				status: job.status,
-				doneBytes: job['current-progress'],
-				totalBytes: job['total-progress'],
-				run: runOf(job.id),
-			})),
+			jobs: jobs.map(reportOfJob),
 			agent,
 			uncovered,
 			capabilities: Object.values(capabilitiesOf(vm.schema, vm.qmp.version)),
@@ -102,4 +95,15 @@ export async function inspectAgent(
 	} finally {
 		agent?.close();
 	}
+}
+
+export function reportOfJob(job: QmpJobInfo): JobReport {
+	return {
+		id: job.id,
+		type: job.type,
+		status: job.status,
+		doneBytes: job['current-progress'],
+		totalBytes: job['total-progress'],
+		run: runOf(job.id),
+	};
 }

@@ -21,6 +21,7 @@ const PAGE_OF: Readonly<Record<string, string>> = {
 	'snapshot create': 'docs/snapshot.md',
 	'commit': 'docs/commit-and-stream.md',
 	'stream': 'docs/commit-and-stream.md',
+	'jobs': 'docs/commit-and-stream.md',
 	'recover': 'docs/recover.md',
 	'freeze': 'docs/freeze-and-thaw.md',
 	'thaw': 'docs/freeze-and-thaw.md',

@@ -1,6 +1,7 @@
 import type {Argv} from 'yargs';
 import type {Disk} from '../../block/graph.ts';
 import {inspect, type VmReport} from '../../operations/inspect.ts';
+import {formatJobs} from '../job-table.ts';
 import {toJson} from '../json.ts';
 import {printable} from '../printable.ts';
 import {formatBytes} from '../quantities.ts';
@@ -38,7 +39,7 @@ function describe(report: VmReport): string {
 		'',
 		'disks',
 		...report.disks.flatMap(disk => diskLines(disk, report.leftOut.get(disk.name))),
-		...(report.jobs.length === 0 ? [] : ['', 'jobs', indent(jobTable(report))]),
+		...(report.jobs.length === 0 ? [] : ['', 'jobs', indent(formatJobs(report.jobs))]),
 		...(report.uncovered.length === 0 ? [] : ['', 'outside of the block layer, and never in a point']),
 		...report.uncovered.map(({name, what}) => `  ${printable(name)}: ${what}`),
 		'',
@@ -86,19 +87,6 @@ function diskLines(disk: Disk, leftOut: string | undefined): string[] {
 			].join(', '),
 	);
 	return [head, ...reason, ...filters, ...chain, ...bitmaps];
-}
-
-function jobTable({jobs}: VmReport): string {
-	return formatTable(
-		[
-			{title: 'JOB', value: job => printable(job.id)},
-			{title: 'TYPE', value: job => job.type},
-			{title: 'STATUS', value: job => job.status},
-			{title: 'DONE', value: job => `${formatBytes(job.doneBytes)} of ${formatBytes(job.totalBytes)}`},
-			{title: 'WHOSE', value: job => (job.run === undefined ? "another program's" : `run ${job.run}`)},
-		],
-		jobs,
-	);
 }
 
 function capabilityTable({capabilities}: VmReport): string {
