@@ -21,7 +21,7 @@ export function newRunId(): string {
 export function objectName(
 	run: string,
 	disk: string,
-	role?: 'target' | 'filter' | 'scratch' | 'access' | 'gate' | 'job' | 'bitmap' | 'changes' | 'mark' | 'end' | 'sector',
+	role?: 'target' | 'filter' | 'scratch' | 'access' | 'gate' | 'job' | 'bitmap' | 'changes' | 'mark' | 'overlay' | 'end' | 'sector',
 ): string {
 	return `${PREFIX}${run}-${shortName(disk)}${role === undefined ? '' : `-${role}`}`;
 }
@@ -71,6 +71,11 @@ export function runOf(name: string): string | undefined {
 /** Whether a node of ours is one that {@link objectName} named `scratch`. */
 export function isScratch(name: string): boolean {
 	return runOf(name) !== undefined && name.endsWith('-scratch');
+}
+
+/** Whether a node of ours is one that {@link objectName} named `overlay`: it can hold what the guest wrote last. */
+export function isTemporaryOverlay(name: string): boolean {
+	return runOf(name) !== undefined && name.endsWith('-overlay');
 }
 
 /** Whether something of ours is to outlive the run that made it, as the bitmap of a point and the node of an overlay do. */

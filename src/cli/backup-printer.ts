@@ -76,7 +76,7 @@ function planLines(
 		`${named ? '' : `${printable(vm)}: `}${kindOf(disks)} backup of ${printable(names)}`,
 		...reasonLines(disks).map(line => `  ${printable(line)}`),
 		...skipped.map(({name, reason}) => `  not ${printable(name)}: ${reason}`),
-		`  ${power === 'off' ? 'the VM is off' : `${quiesce ? 'with' : 'without'} a freeze`}, by ${method} to the ${sink} sink, ${compression === 'none' ? 'not compressed' : compression}`,
+		`  ${power === 'off' ? 'the VM is off' : `${quiesce ? 'with' : 'without'} a freeze`}, by ${method}${method === 'overlay' ? `, copied by ${sink}` : ` to the ${sink} sink`}, ${compression === 'none' ? 'not compressed' : compression}`,
 	];
 }
 

@@ -36,3 +36,9 @@ export async function canClone(folder: string): Promise<boolean> {
 		await fs.rm(to, {force: true});
 	}
 }
+
+/** Whether a file's data can be shared with files in `folder`: both are in one file system, which can do that. */
+export async function canShareWith(file: string, folder: string): Promise<boolean> {
+	const [{dev}, {dev: there}] = [await fs.stat(file), await fs.stat(folder)];
+	return dev === there && (await canClone(folder));
+}

@@ -1,11 +1,13 @@
 import {QuiesceError} from '../errors.ts';
 import {progressReader} from './convert-image.ts';
-import {absolute, imageInfo} from './qemu-img.ts';
+import {absolute, imageInfo, type ImageFormat} from './qemu-img.ts';
 import {runTool} from './run-tool.ts';
 
 export interface CommitOptions {
 	/** Ends QEMU's tool, which leaves the images as if it had been killed. */
 	readonly signal?: AbortSignal | undefined;
+	/** Of what it lies on, as it is to be named in its header; default qcow2. */
+	readonly baseFormat?: ImageFormat | undefined;
 	/** From 0 to 1. */
 	readonly onProgress?: ((done: number) => void) | undefined;
 }
@@ -15,11 +17,17 @@ export interface CommitOptions {
  * so does what it shows: wherever this ends, what the one beneath lacks is in the upper one. Fails if anybody has one of
  * them open. What was written may still be in the page cache. The headers of both must have been checked.
  */
-export async function commitImage(image: string, {signal, onProgress}: CommitOptions = {}): Promise<void> {
+export async function commitImage(
+	image: string,
+	{signal, baseFormat = 'qcow2', onProgress}: CommitOptions = {},
+): Promise<void> {
 	const file = absolute(image);
 	const {backingFormat} = await imageInfo(file, 'qcow2', signal);
-	if (backingFormat !== 'qcow2') {
-		throw new QuiesceError('DAMAGED', `${file} calls what it lies on ${backingFormat ?? 'nothing'} and not qcow2`);
+	if (backingFormat !== baseFormat) {
+		throw new QuiesceError(
+			'DAMAGED',
+			`${file} calls what it lies on ${backingFormat ?? 'nothing'} and not ${baseFormat}`,
+		);
 	}
 	await runTool({
 		tool: 'qemu-img',

@@ -1,6 +1,6 @@
 import fs from 'node:fs/promises';
 import type {Observable} from 'rxjs';
-import {absolute, type ImageFormat, reserveFile} from './qemu-img.ts';
+import {absolute, type Compression, type ImageFormat, reserveFile} from './qemu-img.ts';
 import {runTool} from './run-tool.ts';
 import {streamTask} from '../rx/task-stream.ts';
 
@@ -11,6 +11,10 @@ export interface ConvertOptions {
 	readonly targetKind: 'new-file' | 'device';
 	readonly target: string;
 	readonly targetFormat: ImageFormat;
+	/** Of a qcow2 target; not at all by default. */
+	readonly compression?: Compression | undefined;
+	/** Lets the kernel copy, which shares data where the file system can. Not with a compression. */
+	readonly offload?: boolean;
 	/** Aborting fails the stream with the reason, once the child is gone. */
 	readonly signal?: AbortSignal | undefined;
 }
@@ -32,6 +36,8 @@ export function convertImage({signal, ...options}: ConvertOptions): Observable<n
 				args: [
 					...['convert', '-p', '-f', options.sourceFormat, '-O', options.targetFormat],
 					...(targetKind === 'device' ? ['-n'] : []),
+					...(options.compression === 'zstd' ? ['-c', '-o', 'compression_type=zstd'] : []),
+					...(options.offload === true ? ['-C'] : []),
 					...[source, target],
 				],
 				object: target,

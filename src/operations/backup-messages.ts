@@ -14,6 +14,8 @@ export interface BackupRequest extends Omit<QuiesceRequest, 'sockets'>, AnyVmReq
 	readonly method?: CutMethod | undefined;
 	/** Where `fleece` keeps old data while it copies, instead of beside each disk's image. Local. */
 	readonly scratch?: string | undefined;
+	/** What copies an image for `overlay`, with `{source}` and `{target}` in its words. */
+	readonly copyCommand?: readonly string[] | undefined;
 	/** For how long a request of the guest may wait for `fleece`. Whole, 1 to 4; default 2. */
 	readonly maxStallSeconds?: number | undefined;
 	/** After so long without any progress the copy fails; undefined for the method's own. */
@@ -38,7 +40,8 @@ export interface BackupPlan {
 	/** Whether the guest will be frozen. */
 	readonly quiesce: boolean;
 	readonly method: CutMethod;
-	readonly sink: SinkName;
+	/** Who writes the copy; of `overlay`, how it is made. */
+	readonly sink: string;
 	readonly compression: 'none' | 'zstd';
 }
 

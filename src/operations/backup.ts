@@ -1,18 +1,24 @@
 import {concat, concatMap, defer, EMPTY, type Observable, of} from 'rxjs';
+import type {BlockGraph} from '../block/graph.ts';
 import {warnings as warningsOf} from '../block/coverage.ts';
 import {isMarked} from '../cut/bitmap-mark.ts';
 import type {Bitmap} from '../cut/cut.ts';
+import {QuiesceError} from '../errors.ts';
+import type {HostProcess} from '../host/processes.ts';
 import {openOrCreateRepository, previewRepository, type Repository} from '../repository/repository.ts';
 import type {BackupMessage, BackupPlan, BackupRequest} from './backup-messages.ts';
 import {captureMachine} from './capture-machine.ts';
 import {checkScratch, checkSpace} from './check-space.ts';
-import {chooseMethod} from './choose-method.ts';
+import {type ChosenMethod, chooseMethod} from './choose-method.ts';
 import {ALONE} from './group.ts';
 import type {Quiescer} from './quiescer.ts';
-import {planCopies} from './plan-copies.ts';
+import {findOverlayDisks, type OverlayDisk} from './overlay-disks.ts';
+import {type DiskCopy, planCopies} from './plan-copies.ts';
+import type {PointTask} from './point-task.ts';
 import {recoverVm} from './recover.ts';
 import {type DiskWithMedium, selectDisks} from './select-disks.ts';
-import {takePoint} from './take-point.ts';
+import {takeOverlayPoint} from './take-overlay-point.ts';
+import {howStored, takePoint} from './take-point.ts';
 import {lookAgain, type Session} from './vm-session.ts';
 import {type GuardedRun, withGuard} from './with-guard.ts';
 import {withQuiescer} from './with-quiescer.ts';
@@ -75,16 +81,24 @@ async function prepare(
 	const graph = await vm.readGraph();
 	const {disks, skipped} = selectDisks(graph, request);
 	const {machine, qemu, qemuUid} = await captureMachine(vm, graph);
-	const chosen = await chooseMethod(request, vm, disks, qemu);
+	const chosen = await choose(request, vm, {graph, disks, qemu});
 	const looksForMark = async ({name, medium}: DiskWithMedium, bitmap: Bitmap): Promise<boolean> => {
 		await guard.ready();
 		return isMarked(vm, run.id, {name, sizeBytes: medium.virtualSize, node: medium.node}, bitmap);
 	};
 	const found = {vm, repository, nodes: graph.nodes, disks, qemu, sink: request.sink};
-	const planned = await planCopies(request.dryRun === true ? found : {...found, isMarked: looksForMark}, request);
-	const {copies, qemuProcess} = planned;
+	const planned = await planCopies(request.dryRun === true ? found : {...found, isMarked: looksForMark}, {
+		...request,
+		...(chosen.overlays ? {kind: 'full'} : {}),
+	});
+	const {qemuProcess} = planned;
+	const copies = chosen.overlays ? wholeImages(planned.copies, chosen.overlays, request) : planned.copies;
 	const space = [
-		...(await checkSpace(repository.path, request.compression, copies)),
+		...(await checkSpace(
+			repository.path,
+			request.compression,
+			copies.filter(({layout, parent}) => layout !== 'clone' || parent),
+		)),
 		...(await checkScratch(chosen, disks)),
 	];
 	const degraded = whyNotQuiesced === undefined ? [] : [`crash-consistent only: ${whyNotQuiesced}`];
@@ -102,8 +116,7 @@ async function prepare(
 		power: vm.power,
 		quiesce: quiescer !== undefined,
 		method: chosen.method,
-		sink: request.sink,
-		compression: request.compression,
+		...howStored({request, chosen}),
 	};
 	// Before it is at work nothing may be begun.
 	await guard.ready();
@@ -112,9 +125,50 @@ async function prepare(
 		of({kind: 'planned' as const, plan}),
 		request.dryRun === true
 			? EMPTY
-			: takePoint({
+			: taken({
 					...{request, vm, run, guard, repository, quiescer, copies, skipped, warnings, machine, qemuUid, chosen},
 					...{qemuProcess, member: request.member ?? ALONE},
 				}),
 	);
+}
+
+function taken(task: PointTask): Observable<BackupMessage> {
+	const {overlays} = task.chosen;
+	return overlays ? takeOverlayPoint(task, overlays) : takePoint(task);
+}
+
+interface Found {
+	readonly graph: BlockGraph;
+	readonly disks: readonly DiskWithMedium[];
+	readonly qemu: HostProcess | undefined;
+}
+
+async function choose(request: BackupRequest, vm: Session, found: Found): Promise<ChosenMethod> {
+	const {method} = request;
+	if (method !== 'overlay') return chooseMethod({...request, method}, vm, found.disks, found.qemu);
+	if (vm.power === 'off') {
+		throw new QuiesceError('REFUSED', 'the VM is off: nothing writes to its images, and no overlay is needed', {
+			hint: 'Leave out --method overlay.',
+		});
+	}
+	const debugGraph = await vm.qmp.execute('x-debug-query-block-graph');
+	const overlays = await findOverlayDisks(request, found.disks, {...found, debugGraph});
+	return {method, scratchFolders: new Map(), overlays};
+}
+
+/** No image is copied in part; one whose data is shared costs nothing at first. */
+function wholeImages(
+	copies: readonly DiskCopy[],
+	overlays: readonly OverlayDisk[],
+	{kind}: Pick<BackupRequest, 'kind'>,
+): DiskCopy[] {
+	const asked = kind === 'incremental' || kind === 'differential';
+	return copies.map(copy => {
+		const isShared = overlays.some(({disk, copyBy}) => disk.name === copy.disk.name && copyBy === 'reflink');
+		return {
+			...copy,
+			reason: asked ? 'with the method overlay images are copied whole' : null,
+			layout: isShared ? 'clone' : 'alone',
+		};
+	});
 }

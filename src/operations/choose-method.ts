@@ -4,12 +4,13 @@ import {capabilitiesOf} from '../block/probe.ts';
 import type {CutMethod} from '../cut/cut.ts';
 import {QuiesceError, UsageError} from '../errors.ts';
 import {type HostProcess, sharesMounts} from '../host/processes.ts';
+import type {OverlayDisk} from './overlay-disks.ts';
 import type {DiskWithMedium} from './select-disks.ts';
 import type {Session} from './vm-session.ts';
 
 export interface MethodWishes {
-	/** Undefined: the best that the VM can. */
-	readonly method?: CutMethod | undefined;
+	/** Undefined: the best that the VM can. `overlay` is none of those, and is looked at by `findOverlayDisks`. */
+	readonly method?: Exclude<CutMethod, 'overlay'> | undefined;
 	/** Where scratch of all disks goes, instead of beside their images. */
 	readonly scratch?: string | undefined;
 }
@@ -20,6 +21,8 @@ export interface ChosenMethod {
 	readonly because?: string;
 	/** By the disk's name; of those that the guest can write, and only for `fleece`. */
 	readonly scratchFolders: ReadonlyMap<string, string>;
+	/** For `overlay` alone. */
+	readonly overlays?: readonly OverlayDisk[];
 }
 
 /**

@@ -14,7 +14,7 @@ import {mergeBitmaps} from './merge-bitmaps.ts';
 import {reachAgain} from './reach-again.ts';
 import {removeNodes} from './remove-nodes.ts';
 import type {DiskWithMedium} from './select-disks.ts';
-import type {VmSession} from './vm-session.ts';
+import type {Session} from './vm-session.ts';
 import {lostErrors} from './with-vm.ts';
 
 /** A disk as it was read from the graph, and the node of its chain that is to get what the layers above it hold. */
@@ -104,7 +104,7 @@ async function startCommit(
 	}
 }
 
-async function carryDown(vm: VmSession, {disk, base}: ActiveCommit): Promise<string[]> {
+async function carryDown(vm: Session, {disk, base}: ActiveCommit): Promise<string[]> {
 	const {nodes} = await vm.readGraph();
 	const layers = layersBetween(disk.medium, disk.medium.node, base).flatMap(({name}) => nodes.get(name) ?? []);
 	const below = nodes.get(base);
@@ -116,7 +116,7 @@ async function carryDown(vm: VmSession, {disk, base}: ActiveCommit): Promise<str
 type NodesAbove = ReadonlyMap<string, readonly string[]>;
 type Pivoted = Extract<CommitActiveMessage, {kind: 'pivoted'}>;
 
-async function requirePivoted(vm: VmSession, commits: readonly ActiveCommit[], above: NodesAbove): Promise<Pivoted[]> {
+async function requirePivoted(vm: Session, commits: readonly ActiveCommit[], above: NodesAbove): Promise<Pivoted[]> {
 	const pivoted = await removePivoted(vm.qmp, await vm.readGraph(), commits, above);
 	const missing = commits.filter(({disk}) => !pivoted.some(one => one.disk === disk.name));
 	if (missing.length === 0) return pivoted;

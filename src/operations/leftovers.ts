@@ -8,9 +8,10 @@ import {JobError} from '../jobs/errors.ts';
 import {yank} from '../jobs/yank.ts';
 import {endMigration} from '../migration/end-migration.ts';
 import type {QmpConnection} from '../qmp/connection.ts';
-import type {QmpSchema} from '../qmp/introspection.ts';
 import {imagesSocketIn, socketIn} from '../sink/nbd-socket.ts';
 import {type ChainJournal, readJournal} from './chain-journal.ts';
+import {commitOverlays} from './commit-overlays.ts';
+import {removeOverlayFiles} from './overlay-files.ts';
 import {clearPausing, readPausing} from './pause-marker.ts';
 import {isAlive, requireDead, runFolders} from './run.ts';
 import {snapshotOfRun} from './snapshot-pointer.ts';
@@ -26,17 +27,16 @@ const CONNECTED = '03';
  * did, in words. The caller holds the VM's lock, so a run that is alive in there is one that came by another name: it is
  * left alone, with a `LockedError`.
  */
-export async function removeLeftovers(
-	{qmp, schema, power}: Pick<Session, 'qmp' | 'schema' | 'power'>,
-	scratch?: string,
-): Promise<string[]> {
+export async function removeLeftovers(vm: Session, scratch?: string): Promise<string[]> {
+	const {qmp, power} = vm;
 	const done: string[] = [];
 	const inside = await runsInside(qmp);
 	for (const run of inside) {
 		await requireDead(run, 'the VM');
-		done.push(...(await unwindDead(qmp, schema, run)));
+		done.push(...(await unwindDead(vm, run)));
 	}
 	for (const folder of await scratchFolders(qmp, scratch)) done.push(...(await removeScratchFiles(folder)));
+	if (vm.power === 'on') done.push(...(await removeOverlayFiles(vm)));
 	done.push(...(await removeRunFolders(inside)));
 	if (power === 'on' && done.length > 0 && (await qmp.execute('query-status')).status === 'io-error') {
 		done.push(
@@ -108,17 +108,26 @@ function unsettled(run: string, {merges}: ChainJournal): string[] {
 }
 
 /** A job whose daemon hangs only ends when that has gone, or, where it cannot be killed, its connection. */
-async function unwindDead(qmp: QmpConnection, schema: QmpSchema, run: string): Promise<string[]> {
-	const unwind = async (): Promise<string> =>
-		`removed ${(await unwindInside(qmp, schema, run)).join(', ')}, left by run ${run}`;
+async function unwindDead(vm: Session, run: string): Promise<string[]> {
+	const {qmp, schema} = vm;
+	const told: string[] = [];
+	// What the guest wrote last is in them alone.
+	const disks = await commitOverlays(vm, run, text => told.push(text));
+	if (disks.length > 0) {
+		told.push(`committed the overlays of ${disks.join(', ')}, left by run ${run}: each disk lies on its image again`);
+	}
+	const unwind = async (): Promise<string[]> => {
+		const removed = await unwindInside(qmp, schema, run);
+		return [...told, ...(removed.length === 0 ? [] : [`removed ${removed.join(', ')}, left by run ${run}`])];
+	};
 	try {
-		return [await unwind()];
+		return await unwind();
 	} catch (error) {
 		if (!(error instanceof JobError)) throw error;
 		await yank(qmp, await nodesOfRun(qmp, run));
 		const found = (await runFolders()).find(candidate => candidate.run === run);
 		const hadDaemon = found !== undefined && (await endDaemon(found.folder));
-		return [...(hadDaemon ? [endedDaemon(run)] : []), await unwind()];
+		return [...(hadDaemon ? [endedDaemon(run)] : []), ...(await unwind())];
 	}
 }
 

@@ -28,7 +28,7 @@ export function selectSnapshotDisks(
 				.filter(name => !exclude.includes(name));
 	const {disks, skipped} = selectDisks(graph, {only, exclude: [...exclude, ...firmware]});
 	for (const disk of disks) {
-		const why = refusal(disk, graph, debugGraph);
+		const why = whyNoOverlay(disk, graph, debugGraph);
 		if (why === undefined) continue;
 		throw new QuiesceError('REFUSED', `no snapshot can be taken of ${disk.name}: ${why.reason}`, {
 			hint: why.hint ?? `Leave it out with --exclude ${disk.name}.`,
@@ -43,12 +43,13 @@ export function selectSnapshotDisks(
 	};
 }
 
-interface Refusal {
+export interface Refusal {
 	readonly reason: string;
 	readonly hint?: string;
 }
 
-function refusal(disk: DiskWithMedium, graph: BlockGraph, debugGraph: QmpDebugGraph): Refusal | undefined {
+/** Why a disk can have no overlay. */
+export function whyNoOverlay(disk: DiskWithMedium, graph: BlockGraph, debugGraph: QmpDebugGraph): Refusal | undefined {
 	const {name, medium, shared} = disk;
 	if (medium.readOnly) return {reason: 'it is read-only: nothing would be written to an overlay'};
 	if (shared) return {reason: 'share-rw is on: others would go on to write to the image beneath the overlay'};

@@ -5,6 +5,7 @@ import {AgentError} from '../guest-agent/errors.ts';
 import {storageAnswers} from '../host/storage-answers.ts';
 import {JobError} from '../jobs/errors.ts';
 import {type JobProgress, runJobs} from '../jobs/run-jobs.ts';
+import type {PointManifest} from '../repository/manifest.ts';
 import {createPartialPoint, type PartialPoint} from '../repository/partial-point.ts';
 import type {Point} from '../repository/points.ts';
 import {aborted} from '../rx/aborted.ts';
@@ -28,7 +29,7 @@ import {programVersion} from '../version.ts';
 
 const SINKS: Record<SinkName, OpenSink> = {daemon: openDaemonSink, inline: openInlineSink};
 /** A guest that runs may wait for a target with `push`, and gives up after 30 s (the Linux SCSI driver). */
-const TARGET_TIMEOUT_MS: Record<CutMethod, number> = {fleece: 300_000, push: 10_000};
+export const TARGET_TIMEOUT_MS: Record<CutMethod, number> = {fleece: 300_000, push: 10_000, overlay: 300_000};
 /** Longer than any pause takes; then the run counts as hung. */
 const PAUSE_MS = 5_000;
 
@@ -115,7 +116,7 @@ function copyAndSettle(
 				await sink.settle();
 				request.signal.throwIfAborted();
 				const marked = await markRecordings(task);
-				const point = await finish(task, partial, record, {marked, written});
+				const point = await finishPoint(task, partial, record, {marked, written});
 				const problems = await keepBitmaps(task, point);
 				return [
 					...problems.map(text => ({kind: 'warning' as const, text})),
@@ -127,7 +128,8 @@ function copyAndSettle(
 	);
 }
 
-function finish(task: PointTask, partial: PartialPoint, cut: CutRecord, facts: CopyFacts): Promise<Point> {
+/** Lets the point appear, once all is copied and in its folder. */
+export function finishPoint(task: PointTask, partial: PartialPoint, cut: CutRecord, facts: CopyFacts): Promise<Point> {
 	const {request, vm, copies, skipped, warnings, machine, chosen, member} = task;
 	return partial.finish(
 		{
@@ -140,8 +142,7 @@ function finish(task: PointTask, partial: PartialPoint, cut: CutRecord, facts: C
 			qemu: {version: vm.version, package: vm.qmp.version.package, process: task.qemuProcess},
 			tool: {version: programVersion()},
 			method: chosen.method,
-			sink: request.sink,
-			compression: request.compression,
+			...howStored(task),
 			disks: copies.map(copy => draftOf(task, partial, copy, facts)),
 			skipped,
 			warnings: cut.degraded === undefined ? warnings : [...warnings, cut.degraded],
@@ -199,8 +200,19 @@ function progressOf({jobs}: Cut, progress: readonly JobProgress[]): DiskProgress
 	}));
 }
 
+/** An image whose data is shared is not written, and so not compressed. */
+export function howStored({
+	request,
+	chosen,
+}: Pick<PointTask, 'request' | 'chosen'>): Pick<PointManifest, 'sink' | 'compression'> {
+	const {overlays} = chosen;
+	if (!overlays) return {sink: request.sink, compression: request.compression};
+	const ways = new Set(overlays.map(({copyBy}) => copyBy));
+	return {sink: [...ways].join(' and '), compression: ways.has('convert') ? request.compression : 'none'};
+}
+
 /** On a file system that hangs, the removal would hold this process, and nothing could end it. */
-async function abandonPoint({repository}: PointTask, partial: PartialPoint): Promise<void> {
+export async function abandonPoint({repository}: PointTask, partial: PartialPoint): Promise<void> {
 	if (await storageAnswers(repository.path)) return partial.abandon();
 	throw new QuiesceError('FAILED', `${repository.path} does not answer, so the unfinished point stays there`, {
 		hint: 'The next run removes it.',
@@ -208,7 +220,7 @@ async function abandonPoint({repository}: PointTask, partial: PartialPoint): Pro
 }
 
 /** Leaves nothing of the run in QEMU. A guest that our own full target has stopped goes on. */
-async function unwind({request, vm, run}: PointTask): Promise<void> {
+export async function unwind({request, vm, run}: PointTask): Promise<void> {
 	await reachAgain(vm, async qmp => {
 		await unwindInside(qmp, vm.schema, run.id);
 		if (!vm.running || (await qmp.execute('query-status')).status !== 'io-error') return;

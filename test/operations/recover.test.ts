@@ -10,7 +10,7 @@ import type {DiscoveredVm} from '../../src/operations/discover.ts';
 import {recoverAll} from '../../src/operations/recover-all.ts';
 import {recover, type RecoverRequest} from '../../src/operations/recover.ts';
 import {removeLeftovers} from '../../src/operations/leftovers.ts';
-import {QmpSchema} from '../../src/qmp/introspection.ts';
+import {openVm} from '../../src/operations/vm-session.ts';
 import {beginRun, runFolders} from '../../src/operations/run.ts';
 import {socketIn} from '../../src/sink/nbd-socket.ts';
 import {
@@ -90,7 +90,12 @@ test('what another program has in the VM is untouched by a recovery', async () =
 	await executeAny(vm.qmp, 'blockdev-mirror', job);
 	const before = await inside(vm.qmp);
 	await deadRun(vm, temporaryFolder());
-	await removeLeftovers({power: 'on', qmp: vm.qmp, schema: await QmpSchema.read(vm.qmp)});
+	const session = await openVm({qmp: {unix: vm.qmpPath}});
+	try {
+		await removeLeftovers(session);
+	} finally {
+		await session.close();
+	}
 	expect(await inside(vm.qmp)).toEqual(before);
 });
 

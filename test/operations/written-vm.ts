@@ -12,13 +12,15 @@ const CLUSTER = 64 * 1024;
 
 /** A VM without a guest whose every write is known, so that each point can be compared with what the disks held. */
 export class WrittenVm {
-	readonly folder = temporaryFolder();
+	/** Of the images. */
+	readonly folder: string;
 	readonly uuid = randomUUID();
 	readonly disks: readonly BareDisk[];
 	readonly contents = new Map<string, Buffer>();
 	#vm: BareVm | undefined;
 
-	constructor(disks: readonly BareDisk[] = TWO_DISKS) {
+	constructor(disks: readonly BareDisk[] = TWO_DISKS, folder = temporaryFolder()) {
+		this.folder = folder;
 		this.disks = disks;
 		for (const {name, sizeBytes, fill = 0} of disks) this.contents.set(name, Buffer.alloc(sizeBytes, fill));
 	}

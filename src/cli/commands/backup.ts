@@ -4,6 +4,7 @@ import {GREATEST_GRANULARITY, LEAST_GRANULARITY} from '../../block/granularity.t
 import {CUT_METHODS} from '../../cut/cut.ts';
 import {MAX_STALL_SECONDS} from '../../cut/fleece.ts';
 import {UsageError} from '../../errors.ts';
+import {parseCopyCommand} from '../../images/copy-image.ts';
 import {backup} from '../../operations/backup.ts';
 import {backupGroup, type GroupBackupMessage} from '../../operations/backup-group.ts';
 import type {BackupMessage, BackupPlan, BackupRequest} from '../../operations/backup-messages.ts';
@@ -33,6 +34,7 @@ interface Options extends GlobalOptions, GroupOptions, OffOptions, RepositoryOpt
 	readonly granularity?: string;
 	readonly layout: CopyWishes['layout'];
 	readonly scratch?: string;
+	readonly copyCommand?: string;
 	readonly maxStall: string;
 	readonly targetTimeout?: string;
 	readonly speed?: string;
@@ -85,6 +87,10 @@ export function build(yargs: Argv): Argv {
 			type: 'string',
 			describe: 'Where fleece keeps old data while it copies, instead of beside the images: a local folder',
 		})
+		.option('copy-command', {
+			type: 'string',
+			describe: "With --method overlay: what copies an image, such as 'rsync -a {source} {target}'",
+		})
 		.option('max-stall', {
 			type: 'string',
 			default: '2s',
@@ -100,7 +106,17 @@ export function build(yargs: Argv): Argv {
 		.group(
 			[
 				...['kind', 'full-every', 'quiesce', 'disk', 'exclude', 'compress', 'layout', 'granularity', 'method'],
-				...['scratch', 'max-stall', 'target-timeout', 'sink', 'speed', 'freeze-timeout', 'dry-run', 'repository'],
+				...[
+					'scratch',
+					'copy-command',
+					'max-stall',
+					'target-timeout',
+					'sink',
+					'speed',
+					'freeze-timeout',
+					'dry-run',
+					'repository',
+				],
 			],
 			'Backup:',
 		)
@@ -181,6 +197,7 @@ function requestOf(options: Options, context: CommandContext): Omit<BackupReques
 		granularity: options.granularity === undefined ? undefined : parseGranularity(options.granularity),
 		layout: options.layout,
 		scratch: options.scratch,
+		copyCommand: copyCommandOf(options),
 		maxStallSeconds: parseMaxStall(options.maxStall),
 		targetTimeoutMs:
 			options.targetTimeout === undefined ? undefined : parseDuration(options.targetTimeout, '--target-timeout'),
@@ -208,6 +225,12 @@ function disksOf(vms: readonly string[], {disk = [], exclude = []}: Options): Re
 	for (const text of disk) add('disk', text);
 	for (const text of exclude) add('exclude', text);
 	return selections;
+}
+
+function copyCommandOf({copyCommand, method}: Options): readonly string[] | undefined {
+	if (copyCommand === undefined) return undefined;
+	if (method === 'overlay') return parseCopyCommand(copyCommand);
+	throw new UsageError('--copy-command is for --method overlay');
 }
 
 /** QEMU takes whole seconds. */

@@ -1,5 +1,5 @@
 import type {Argv} from 'yargs';
-import {CUT_METHODS, type CutMethod} from '../../cut/cut.ts';
+import type {MethodWishes} from '../../operations/choose-method.ts';
 import {doctor, type Finding} from '../../operations/doctor.ts';
 import {toJson} from '../json.ts';
 import {printable} from '../printable.ts';
@@ -10,7 +10,7 @@ import {socketsOf, type VmOptions, vmOptions} from '../vm-options.ts';
 import {exitCodeOf} from '../exit-codes.ts';
 
 interface Options extends GlobalOptions, VmOptions, RepositoryOption {
-	readonly method?: CutMethod;
+	readonly method?: MethodWishes['method'];
 	readonly scratch?: string;
 }
 
@@ -21,7 +21,7 @@ export function build(yargs: Argv): Argv {
 				'would be used and why not the better one, scratch, what dead runs have left and, with -r, the repository. ' +
 				'Changes nothing.',
 		)
-		.option('method', {choices: CUT_METHODS, describe: 'As for backup', group: 'Backup:'})
+		.option('method', {choices: ['fleece', 'push'] as const, describe: 'As for backup', group: 'Backup:'})
 		.option('scratch', {type: 'string', describe: 'As for backup', group: 'Backup:'})
 		.example('$0 doctor web1 -r /srv/backup', '');
 }

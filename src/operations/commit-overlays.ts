@@ -1,0 +1,51 @@
+import fs from 'node:fs/promises';
+import path from 'node:path';
+import {lastValueFrom} from 'rxjs';
+import {isTemporaryOverlay, runOf} from '../block/names.ts';
+import type {BlockGraph} from '../block/graph.ts';
+import {QuiesceError} from '../errors.ts';
+import {endJobs} from '../jobs/end-jobs.ts';
+import {syncFolder} from '../repository/durable-files.ts';
+import {type ActiveCommit, commitActive} from './commit-active.ts';
+import type {Session} from './vm-session.ts';
+
+/**
+ * Writes what the guest has written to the temporary overlays of a run down into its images, on which the disks then lie
+ * again, and removes the overlays. An overlay that is in use is never just removed: it is all that has these writes.
+ * Cannot be cancelled. Can be repeated; does nothing where no overlay of the run is in use. Returns the disks.
+ */
+export async function commitOverlays(vm: Session, run: string, tell: (what: string) => void): Promise<string[]> {
+	if (overlaidBy(await vm.readGraph(), run).length === 0) return [];
+	// A commit of the run itself, or of who recovered from it before us.
+	await endJobs(
+		vm.qmp,
+		(await vm.qmp.execute('query-jobs')).filter(({id}) => runOf(id) === run),
+	);
+	const overlaid = overlaidBy(await vm.readGraph(), run);
+	const request = {signal: new AbortController().signal, tell};
+	if (overlaid.length > 0) {
+		await lastValueFrom(commitActive({request, vm, run: {id: run}}, overlaid), {defaultValue: undefined});
+	}
+	for (const {disk} of overlaid) await removeOverlay(disk.medium.filename);
+	return overlaid.map(({disk}) => disk.name);
+}
+
+async function removeOverlay(file: string): Promise<void> {
+	await fs.rm(file, {force: true});
+	// Nobody is to find it after a power cut, and take it for what the guest wrote last.
+	await syncFolder(path.dirname(file));
+}
+
+function overlaidBy({disks}: BlockGraph, run: string): ActiveCommit[] {
+	const isOurs = (node: string): boolean => isTemporaryOverlay(node) && runOf(node) === run;
+	return disks.flatMap(disk => {
+		const {medium} = disk;
+		const depth = medium?.chain.findIndex(node => isOurs(node.name)) ?? -1;
+		if (!medium || depth < 0) return [];
+		const base = medium.chain[depth + 1];
+		if (depth === 0 && base) return [{disk: {...disk, medium}, base: base.name}];
+		throw new QuiesceError('FAILED', `${disk.name}: another program has put ${medium.node} over our overlay`, {
+			hint: `Commit ${medium.node} first; then \`quiesce recover\` brings ${disk.name} back to its image.`,
+		});
+	});
+}
