@@ -21,7 +21,19 @@ export function newRunId(): string {
 export function objectName(
 	run: string,
 	disk: string,
-	role?: 'target' | 'filter' | 'scratch' | 'access' | 'gate' | 'job' | 'bitmap' | 'changes' | 'mark' | 'overlay' | 'end' | 'sector',
+	role?:
+		| 'target'
+		| 'filter'
+		| 'scratch'
+		| 'access'
+		| 'gate'
+		| 'job'
+		| 'bitmap'
+		| 'changes'
+		| 'mark'
+		| 'overlay'
+		| 'end'
+		| 'sector',
 ): string {
 	return `${PREFIX}${run}-${shortName(disk)}${role === undefined ? '' : `-${role}`}`;
 }

@@ -13,9 +13,13 @@ import {cancelJobs, type ChainNews, type ChainPace, type ChainWork, newsOf, refu
 import {mergeBitmaps} from './merge-bitmaps.ts';
 import {reachAgain} from './reach-again.ts';
 import {removeNodes} from './remove-nodes.ts';
+import type {Run} from './run.ts';
 import type {DiskWithMedium} from './select-disks.ts';
 import type {Session} from './vm-session.ts';
 import {lostErrors} from './with-vm.ts';
+
+/** As for any change of chains; a run that is dead by now has nothing but its name. */
+type CommitWork = Pick<ChainWork, 'request'> & {readonly vm: Session; readonly run: Pick<Run, 'id'>};
 
 /** A disk as it was read from the graph, and the node of its chain that is to get what the layers above it hold. */
 export interface ActiveCommit {
@@ -38,7 +42,7 @@ export type CommitActiveMessage =
  * leaves jobs of its name, which `unwindInside` cancels, to the same effect.
  */
 export function commitActive(
-	{request, vm, run}: ChainWork,
+	{request, vm, run}: CommitWork,
 	commits: readonly ActiveCommit[],
 	{speed, deadlineMs}: ChainPace = {},
 ): Observable<CommitActiveMessage> {
@@ -144,7 +148,7 @@ async function removePivoted(
 
 /** A job that was being completed may have had its disk pivot all the same. */
 async function cancel(
-	{request, vm}: ChainWork,
+	{request, vm}: CommitWork,
 	jobs: readonly ChainJob[],
 	commits: readonly ActiveCommit[],
 	above: NodesAbove,

@@ -1,11 +1,9 @@
-import fs from 'node:fs/promises';
-import path from 'node:path';
 import {lastValueFrom} from 'rxjs';
 import {isTemporaryOverlay, runOf} from '../block/names.ts';
 import type {BlockGraph} from '../block/graph.ts';
 import {QuiesceError} from '../errors.ts';
 import {endJobs} from '../jobs/end-jobs.ts';
-import {syncFolder} from '../repository/durable-files.ts';
+import {removeFile} from '../snapshots/overlay-file.ts';
 import {type ActiveCommit, commitActive} from './commit-active.ts';
 import type {Session} from './vm-session.ts';
 
@@ -26,14 +24,9 @@ export async function commitOverlays(vm: Session, run: string, tell: (what: stri
 	if (overlaid.length > 0) {
 		await lastValueFrom(commitActive({request, vm, run: {id: run}}, overlaid), {defaultValue: undefined});
 	}
-	for (const {disk} of overlaid) await removeOverlay(disk.medium.filename);
+	// Nobody is to find one after a power cut, and take it for what the guest wrote last.
+	for (const {disk} of overlaid) await removeFile(disk.medium.filename);
 	return overlaid.map(({disk}) => disk.name);
-}
-
-async function removeOverlay(file: string): Promise<void> {
-	await fs.rm(file, {force: true});
-	// Nobody is to find it after a power cut, and take it for what the guest wrote last.
-	await syncFolder(path.dirname(file));
 }
 
 function overlaidBy({disks}: BlockGraph, run: string): ActiveCommit[] {

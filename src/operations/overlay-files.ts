@@ -4,8 +4,7 @@ import {isTemporaryOverlay, runOf} from '../block/names.ts';
 import {errnoOf, QuiesceError} from '../errors.ts';
 import {processStartedAt} from '../host/start-ticks.ts';
 import {readQcow2Header} from '../images/qcow2-header.ts';
-import {syncFolder} from '../repository/durable-files.ts';
-import {removeUnused} from '../snapshots/overlay-file.ts';
+import {removeFile, stateOfOverlay} from '../snapshots/overlay-file.ts';
 import {qemuOf} from './capture-machine.ts';
 import {nodeOfOverlayFile} from './overlay-disks.ts';
 import {isAlive} from './run.ts';
@@ -28,13 +27,15 @@ export async function removeOverlayFiles(vm: VmSession): Promise<string[]> {
 			const base = await baseOf(file);
 			// Another VM's image may lie in the same folder.
 			if (base !== 'none' && !used.has(base ?? '')) continue;
-			const {removed, kept} = await removeUnused({file, inode: null});
-			if (removed) done.push(`removed the overlay ${file} of run ${run}, which was not in use`);
-			if (kept === undefined) continue;
-			const {birthtimeMs} = await fs.stat(file);
+			const {ino: inode, birthtimeMs} = await fs.stat(file);
+			const state = await stateOfOverlay({file, inode});
+			if (state === 'unused') {
+				await removeFile(file);
+				done.push(`removed the overlay ${file} of run ${run}, which was not in use`);
+			}
+			if (state !== 'written') continue;
 			if (qemu && (await processStartedAt(qemu.startTicks)).getTime() + SECOND < birthtimeMs) {
-				await fs.rm(file);
-				await syncFolder(folder);
+				await removeFile(file);
 				done.push(`removed the overlay ${file} of run ${run}, which is in its image by now`);
 			} else {
 				done.push(

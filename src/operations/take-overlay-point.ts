@@ -1,4 +1,3 @@
-import fs from 'node:fs/promises';
 import path from 'node:path';
 import {concat, concatMap, defer, EMPTY, lastValueFrom, map, merge, type Observable, of, timeout} from 'rxjs';
 import {objectName} from '../block/names.ts';
@@ -10,13 +9,13 @@ import {AgentError} from '../guest-agent/errors.ts';
 import {QuiesceError} from '../errors.ts';
 import {commitImage} from '../images/commit-image.ts';
 import {finishImage, holdImage, type ImageCopy} from '../images/copy-image.ts';
-import {syncFile, syncFolder} from '../repository/durable-files.ts';
+import {syncFile} from '../repository/durable-files.ts';
 import {imageFileName} from '../repository/layout.ts';
 import {createPartialPoint, type PartialPoint} from '../repository/partial-point.ts';
 import {aborted} from '../rx/aborted.ts';
 import {guardedBy} from '../rx/guarded-by.ts';
 import {scoped} from '../rx/scoped.ts';
-import {createOverlay, removeUnused} from '../snapshots/overlay-file.ts';
+import {createOverlay, removeFile, stateOfOverlay} from '../snapshots/overlay-file.ts';
 import type {BackupMessage, CutRecord, DiskProgress} from './backup-messages.ts';
 import {commitOverlays} from './commit-overlays.ts';
 import {cutFrozen} from './frozen-cut.ts';
@@ -37,6 +36,9 @@ interface Overlaid extends OverlayDisk {
 	readonly overlay: {readonly node: string; readonly file: string};
 	readonly copy: ImageCopy;
 }
+
+/** The inodes of the overlays' files. */
+type Made = Map<string, number>;
 
 /**
  * Has the guest write to overlays for as long as its images are copied by something else than QEMU; then what it has
@@ -79,12 +81,12 @@ function overlaidDisk({request, run}: PointTask, partial: PartialPoint, disk: Ov
 function copyAndFinish(task: PointTask, partial: PartialPoint, disks: readonly Overlaid[]): Observable<BackupMessage> {
 	let record: CutRecord | undefined;
 	const held$ = scoped({
-		acquire: () => Promise.resolve(),
-		release: () => takeOverlaysAway(task, disks),
+		acquire: (): Promise<Made> => Promise.resolve(new Map<string, number>()),
+		release: made => takeOverlaysAway(task, disks, made),
 		onLostError: lostErrors(task.request),
-		use: () =>
+		use: made =>
 			defer(async (): Promise<Observable<BackupMessage>> => {
-				record = await cutToOverlays(task, partial, disks);
+				record = await cutToOverlays(task, partial, disks, made);
 				return concat(of({kind: 'cut' as const, ...record}), holdAll(task, disks));
 			}).pipe(concatMap(messages$ => messages$)),
 	});
@@ -95,7 +97,12 @@ function copyAndFinish(task: PointTask, partial: PartialPoint, disks: readonly O
 	return concat(held$, of({kind: 'settling' as const}), finished$);
 }
 
-async function cutToOverlays(task: PointTask, partial: PartialPoint, disks: readonly Overlaid[]): Promise<CutRecord> {
+async function cutToOverlays(
+	task: PointTask,
+	partial: PartialPoint,
+	disks: readonly Overlaid[],
+	made: Made,
+): Promise<CutRecord> {
 	const {request, vm, run, copies, quiescer} = task;
 	const overlaid = disks.map(({disk: {name, medium}, overlay}): OverlaidDisk => ({
 		...{name, node: medium.node, overlay},
@@ -105,7 +112,7 @@ async function cutToOverlays(task: PointTask, partial: PartialPoint, disks: read
 	for (const {disk, base, overlay} of disks) {
 		const {virtualSize: sizeBytes, clusterSize, format} = disk.medium;
 		const clusterBytes = format === 'qcow2' && clusterSize !== undefined ? clusterSize : DEFAULT_CLUSTER;
-		await createOverlay({file: overlay.file, base, sizeBytes, clusterBytes});
+		made.set(overlay.file, await createOverlay({file: overlay.file, base, sizeBytes, clusterBytes}));
 	}
 	request.signal.throwIfAborted();
 	await addOverlayNodes({qmp: vm.qmp, run: run.id}, overlaid);
@@ -186,7 +193,7 @@ async function finish(
 }
 
 /** Also where QEMU has gone: what the guest wrote last is in the overlays alone. */
-async function takeOverlaysAway({request, vm, run}: PointTask, disks: readonly Overlaid[]): Promise<void> {
+async function takeOverlaysAway({request, vm, run}: PointTask, disks: readonly Overlaid[], made: Made): Promise<void> {
 	const reached = await reachAgain(vm, async qmp => {
 		await commitOverlays({...vm, qmp, readGraph: () => readBlockGraph(qmp, vm.schema)}, run.id, request.tell);
 		await removeOverlayNodes(
@@ -196,13 +203,19 @@ async function takeOverlaysAway({request, vm, run}: PointTask, disks: readonly O
 		return true;
 	});
 	for (const {disk, base, overlay} of disks) {
-		const {kept} = await removeUnused({file: overlay.file, inode: null});
-		if (kept === undefined) continue;
-		if (reached) throw new QuiesceError('FAILED', `${disk.name}: ${kept}, and yet the disk does not lie on it`);
+		const inode = made.get(overlay.file);
+		const state = inode === undefined ? 'absent' : await stateOfOverlay({file: overlay.file, inode});
+		if (state === 'absent') continue;
+		if (state === 'foreign' || (state === 'written' && reached)) {
+			throw new QuiesceError('FAILED', `${disk.name}: left ${overlay.file}, which is another file by now, or in use`);
+		}
+		if (state === 'unused') {
+			await removeFile(overlay.file);
+			continue;
+		}
 		await commitImage(overlay.file, {baseFormat: base.format});
 		await syncFile(base.file);
-		await fs.rm(overlay.file);
-		await syncFolder(path.dirname(overlay.file));
+		await removeFile(overlay.file);
 		request.tell(`QEMU has ended: what the guest wrote to ${disk.name} during the copy is in ${base.file} by now`);
 	}
 }

@@ -1,6 +1,7 @@
 import type {Scenario} from '../harness/scenario.ts';
 import {backup} from './backup.ts';
 import {increment} from './increment.ts';
+import {overlay} from './overlay.ts';
 import {prune} from './prune.ts';
 import {restore} from './restore.ts';
 
@@ -11,6 +12,7 @@ export const SCENARIOS: readonly Scenario[] = [
 	increment('push'),
 	increment('fleece'),
 	increment('clone'),
+	overlay,
 	restore,
 	prune(),
 ];
