@@ -6,7 +6,3 @@ import {increment} from './scenarios/increment.ts';
 test('an increment may be killed, and the next one goes by what is left', {timeout: SAMPLE_MS}, async () => {
 	await expectSurvival([increment('fleece')], faultsNamed('kill-tool'));
 });
-
-test('a clone may be killed, and its parent stays as it was', {timeout: SAMPLE_MS}, async () => {
-	await expectSurvival([increment('clone')], faultsNamed('kill-tool'));
-});
