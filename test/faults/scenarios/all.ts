@@ -4,6 +4,7 @@ import {increment} from './increment.ts';
 import {overlay} from './overlay.ts';
 import {prune} from './prune.ts';
 import {restore} from './restore.ts';
+import {snapshot} from './snapshot.ts';
 
 /** A new operation is a file beside this one, and a line here. */
 export const SCENARIOS: readonly Scenario[] = [
@@ -15,4 +16,5 @@ export const SCENARIOS: readonly Scenario[] = [
 	overlay,
 	restore,
 	prune(),
+	snapshot,
 ];
