@@ -19,6 +19,12 @@ const SNAPSHOT_COMMANDS: readonly CommandEntry[] = [
 		'Take a snapshot: the guest goes on in new images',
 		() => import('./commands/snapshot/create.ts'),
 	],
+	[
+		'list [vm]',
+		'List the snapshots of a VM, and what its disks are made of',
+		() => import('./commands/snapshot/list.ts'),
+	],
+	['delete [vm] [snapshot]', 'Delete a snapshot', () => import('./commands/snapshot/delete.ts')],
 ];
 
 const COMMANDS: readonly CommandEntry[] = [
@@ -99,7 +105,7 @@ function parser(argv: readonly string[]): Argv {
 	for (const entry of COMMANDS) program.command(moduleOf(entry));
 	program.command('snapshot', 'Take snapshots of a running VM', snapshot => {
 		for (const entry of SNAPSHOT_COMMANDS) snapshot.command(moduleOf(entry));
-		return snapshot.demandCommand(1, 'say what to do: create').epilogue(EXIT_STATUS);
+		return snapshot.demandCommand(1, 'say what to do: create, list or delete').epilogue(EXIT_STATUS);
 	});
 	return program;
 }

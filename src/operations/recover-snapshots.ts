@@ -11,7 +11,9 @@ import {
 import {qemuOf} from './capture-machine.ts';
 import {isAlive, runFolders} from './run.ts';
 import {settleSnapshot} from './settle-snapshot.ts';
-import {snapshotFolders} from './snapshot-folders.ts';
+import {readChains} from './disk-chains.ts';
+import {settleDeletion} from './settle-deletion.ts';
+import {snapshotFolders, snapshotsIn} from './snapshot-folders.ts';
 import {clearPointer, snapshotOfRun} from './snapshot-pointer.ts';
 import type {VmSession} from './vm-session.ts';
 
@@ -47,6 +49,9 @@ export async function recoverSnapshots(vm: VmSession, named?: string): Promise<s
 		await settle({folder, name: partial.plan.name, partial});
 		if (partial.plan.vm === vm.name) await clearPointer(runFolder);
 	}
+	const known = (await snapshotsIn(folders)).flatMap(one => (one.state === 'readable' ? [one] : []));
+	const files = new Set((await readChains(vm)).chains.flatMap(({layers}) => layers.flatMap(({file}) => file ?? [])));
+	for (const snapshot of known) done.push(...(await settleDeletion(snapshot, known, files)));
 	return done;
 }
 

@@ -19,6 +19,8 @@ const PAGE_OF: Readonly<Record<string, string>> = {
 	'unprotect': 'docs/prune.md',
 	'restore': 'docs/restore.md',
 	'snapshot create': 'docs/snapshot.md',
+	'snapshot list': 'docs/snapshot.md',
+	'snapshot delete': 'docs/snapshot.md',
 	'commit': 'docs/commit-and-stream.md',
 	'stream': 'docs/commit-and-stream.md',
 	'jobs': 'docs/commit-and-stream.md',

@@ -1,0 +1,126 @@
+import {concat, concatMap, defer, EMPTY, filter, map, type Observable, of} from 'rxjs';
+import {QuiesceError, UsageError} from '../errors.ts';
+import {isThere} from '../repository/durable-files.ts';
+import {beginDeletion, finishDeletion, type Merged, readDeletion} from '../snapshots/deletion.ts';
+import type {Snapshot} from '../snapshots/snapshots.ts';
+import {qemuOf} from './capture-machine.ts';
+import type {ChainPace} from './chain-work.ts';
+import {mergeIn, type MergeMessage, type MovedDisk} from './commit.ts';
+import {deleteInternal, holdersOf} from './internal-snapshots.ts';
+import {mergedBy, planDeletion} from './plan-snapshot-deletion.ts';
+import {snapshotFolders, snapshotsIn} from './snapshot-folders.ts';
+import {openVm, type VmSession} from './vm-session.ts';
+import {type VmRequest, withVm} from './with-vm.ts';
+
+export interface DeleteSnapshotRequest extends VmRequest, ChainPace {
+	readonly snapshot: string;
+	/** Where snapshots are told of, besides the folders of the images. */
+	readonly folder?: string | undefined;
+	readonly dryRun?: boolean | undefined;
+}
+
+export type DeleteSnapshotMessage =
+	| Exclude<MergeMessage, {kind: 'finished'}>
+	/** An internal one, in these disks. */
+	| {readonly kind: 'held'; readonly vm: string; readonly disks: readonly string[]}
+	| {readonly kind: 'deleted'; readonly snapshot: string; readonly moved: readonly MovedDisk[]};
+
+/**
+ * Deletes a snapshot of a running VM, which goes on; what its disks hold stays as it is. An external one by merging each
+ * overlay with its base; failed or aborted before `settling` the snapshot is still there. Cold.
+ */
+export function deleteSnapshot(request: DeleteSnapshotRequest): Observable<DeleteSnapshotMessage> {
+	return defer(() => find(request)).pipe(
+		concatMap(({snapshot, others}) =>
+			snapshot?.manifest.kind === 'external'
+				? deleteExternal(request, snapshot, others)
+				: deleteInside(request, snapshot),
+		),
+	);
+}
+
+interface Found {
+	readonly snapshot: Snapshot | undefined;
+	readonly others: readonly Snapshot[];
+}
+
+async function find(request: DeleteSnapshotRequest): Promise<Found> {
+	const vm = await openVm(request.sockets, request);
+	try {
+		return await findIn(vm, request);
+	} finally {
+		await vm.close();
+	}
+}
+
+async function findIn(vm: VmSession, {snapshot: name, folder}: DeleteSnapshotRequest): Promise<Found> {
+	const graph = await vm.readGraph();
+	const known = await snapshotsIn(snapshotFolders(vm.name, graph, (await qemuOf(vm))?.cwd, folder));
+	const [found, ...more] = known.filter(one => one.name === name);
+	if (more.length > 0)
+		throw new QuiesceError(
+			'REFUSED',
+			`there are two snapshots called ${name}: in ${found?.folder ?? ''} and ${more[0]?.folder ?? ''}`,
+		);
+	if (found?.state === 'damaged') throw new QuiesceError('DAMAGED', found.reason);
+	if (!found && holdersOf(graph, name).length === 0) {
+		throw new UsageError(`this VM has no snapshot '${name}'`, {
+			hint: '`quiesce snapshot list` shows those that it has.',
+		});
+	}
+	return {snapshot: found, others: known.flatMap(one => (one.state === 'readable' ? [one] : []))};
+}
+
+function deleteExternal(
+	request: DeleteSnapshotRequest,
+	snapshot: Snapshot,
+	others: readonly Snapshot[],
+): Observable<DeleteSnapshotMessage> {
+	let merged: readonly Merged[] = [];
+	let moved: readonly MovedDisk[] = [];
+	const merging$ = mergeIn(
+		request,
+		'snapshot delete',
+		async vm => {
+			// A deletion that was killed has been finished by now, if nothing was left to merge.
+			if (!(await isThere(snapshot.folder))) return [];
+			const plans = await planDeletion(vm, snapshot);
+			// What a deletion that was killed has merged is still to be told.
+			merged = [...((await readDeletion(snapshot)) ?? []), ...mergedBy(plans)];
+			if (request.dryRun !== true) await beginDeletion(snapshot, merged);
+			return plans;
+		},
+		'remove',
+	).pipe(
+		map(message => {
+			if (message.kind === 'finished') ({moved} = message);
+			return message;
+		}),
+		filter(message => message.kind !== 'finished'),
+	);
+	if (request.dryRun === true) return merging$;
+	const {snapshot: name} = request;
+	return concat(
+		merging$,
+		defer(() => finishDeletion(snapshot, others, merged)).pipe(concatMap(() => EMPTY)),
+		defer(() => of({kind: 'deleted' as const, snapshot: name, moved})),
+	);
+}
+
+function deleteInside(
+	request: DeleteSnapshotRequest,
+	snapshot: Snapshot | undefined,
+): Observable<DeleteSnapshotMessage> {
+	const {snapshot: name} = request;
+	return withVm(request, `snapshot delete since ${new Date().toISOString()}`, vm =>
+		defer(async () => {
+			const holders = holdersOf(await vm.readGraph(), name);
+			const held: DeleteSnapshotMessage = {kind: 'held', vm: vm.name, disks: holders.map(({disk}) => disk)};
+			if (request.dryRun === true) return [held];
+			request.signal.throwIfAborted();
+			await deleteInternal(vm.qmp, holders, name);
+			if (snapshot) await finishDeletion(snapshot, [], []);
+			return [held, {kind: 'deleted' as const, snapshot: name, moved: []}];
+		}).pipe(concatMap(messages => messages)),
+	);
+}
