@@ -40,7 +40,7 @@ beforeAll(async () => {
 	const commands = ['', ...Object.keys(PAGE_OF)];
 	const helps = await Promise.all(
 		commands.map(command =>
-			runQuiesce([...command.split(' ').filter(word => word !== ''), '--help'], {timeoutMs: 30_000}),
+			runQuiesce([...command.split(' ').filter(word => word !== ''), '--help'], {timeoutMs: 120_000}),
 		),
 	);
 	for (const [index, {stdout}] of helps.entries()) {
