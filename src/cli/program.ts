@@ -39,6 +39,7 @@ const COMMANDS: readonly CommandEntry[] = [
 	['unprotect <point>', 'Let the rules apply to a point again', () => import('./commands/unprotect.ts')],
 	['restore <point>', 'Bring the disks of a point back', () => import('./commands/restore.ts')],
 	['freeze [vm..]', "Freeze a guest's file systems, also around a command", () => import('./commands/freeze.ts')],
+	['revert <snapshot>', 'Bring a VM back to a snapshot', () => import('./commands/revert.ts')],
 	['commit [vm]', 'Merge overlays of disks into what they lie on', () => import('./commands/commit.ts')],
 	['stream [vm]', 'Pull what disks lie on up into them', () => import('./commands/stream.ts')],
 	['jobs [vm] [action..]', 'List, watch and change the jobs of a VM', () => import('./commands/jobs.ts')],

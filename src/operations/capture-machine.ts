@@ -20,7 +20,7 @@ export async function captureMachine(vm: Session, graph: BlockGraph): Promise<Ca
 	const found = await qemuOf(vm);
 	return {
 		qemu: found,
-		qemuUid: found?.uid === process.getuid?.() ? undefined : found?.uid,
+		qemuUid: otherUser(found),
 		machine: {
 			format: 1,
 			name: vm.name,
@@ -44,6 +44,11 @@ export async function captureMachine(vm: Session, graph: BlockGraph): Promise<Ca
 			capturedAt: new Date().toISOString(),
 		},
 	};
+}
+
+/** The user that a VM's process runs as, where it is another than ours. */
+export function otherUser(qemu: HostProcess | undefined): number | undefined {
+	return qemu?.uid === process.getuid?.() ? undefined : qemu?.uid;
 }
 
 /** The VM's process, where this host can show it. */

@@ -1,6 +1,7 @@
 import fs from 'node:fs/promises';
 import path from 'node:path';
 import {setTimeout as delay} from 'node:timers/promises';
+import {runOf} from '../block/names.ts';
 import {scratchFilesIn} from '../cut/scratch.ts';
 import {asError, errnoOf} from '../errors.ts';
 import {processServing} from '../host/processes.ts';
@@ -13,6 +14,7 @@ import {type ChainJournal, readJournal} from './chain-journal.ts';
 import {commitOverlays} from './commit-overlays.ts';
 import {removeOverlayFiles} from './overlay-files.ts';
 import {clearPausing, readPausing} from './pause-marker.ts';
+import {removeRecorded} from './revert-journal.ts';
 import {isAlive, requireDead, runFolders} from './run.ts';
 import {snapshotOfRun} from './snapshot-pointer.ts';
 import {nodesOfRun, runsInside, unwindInside} from './unwind.ts';
@@ -60,12 +62,20 @@ export async function resumeIfLeft(qmp: QmpConnection): Promise<string[]> {
 			done.push(...ended.map(words => `${words}, for run ${run}`));
 			// Once: the VM may be paused or migrated by others from now on.
 			await clearPausing(folder);
-		} else if ((await qmp.execute('query-status')).status === 'paused') {
+		} else if (await mayGoOn(qmp, run)) {
 			await qmp.execute('cont');
 			done.push(`resumed the VM, which run ${run} left paused`);
 		}
 	}
 	return done;
+}
+
+/** A VM that was brought back to an internal snapshot, unless that failed: its memory may be in pieces then. */
+async function mayGoOn(qmp: QmpConnection, run: string): Promise<boolean> {
+	const {status} = await qmp.execute('query-status');
+	if (status !== 'restore-vm') return status === 'paused';
+	const load = (await qmp.execute('query-jobs')).find(({id, type}) => type === 'snapshot-load' && runOf(id) === run);
+	return load?.status === 'concluded' && load.error === undefined;
 }
 
 /**
@@ -93,6 +103,7 @@ export async function removeRunFolders(
 			if (journal) done.push(...unsettled(run, journal));
 		}
 		if (await endDaemon(folder)) done.push(endedDaemon(run));
+		done.push(...(await removeRecorded(folder)));
 		await fs.rm(folder, {recursive: true, force: true});
 	}
 	return done;

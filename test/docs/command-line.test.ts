@@ -21,6 +21,7 @@ const PAGE_OF: Readonly<Record<string, string>> = {
 	'snapshot create': 'docs/snapshot.md',
 	'snapshot list': 'docs/snapshot.md',
 	'snapshot delete': 'docs/snapshot.md',
+	'revert': 'docs/revert.md',
 	'commit': 'docs/commit-and-stream.md',
 	'stream': 'docs/commit-and-stream.md',
 	'jobs': 'docs/commit-and-stream.md',
