@@ -31,8 +31,8 @@ const PAGE_OF: Readonly<Record<string, string>> = {
 };
 /** Where options are told that many commands have. */
 const SHARED = ['docs/json-and-exit-codes.md', 'docs/inspect-and-discover.md', 'docs/off.md'];
-/** Those of QEMU's tools and of `bin/matrix`, of which the pages speak. */
-const FOREIGN = ['--chardev', '--shrink', '--iothreads'];
+/** Those of QEMU's tools, of `bin/matrix` and of `npm run endurance`, of which the pages speak. */
+const FOREIGN = ['--chardev', '--shrink', '--iothreads', '--seed'];
 
 /** By command, and by the empty name those of all. */
 const options = new Map<string, readonly string[]>();
