@@ -1,5 +1,6 @@
 import type {Scenario} from '../harness/scenario.ts';
 import {backup} from './backup.ts';
+import {commit} from './commit.ts';
 import {increment} from './increment.ts';
 import {overlay} from './overlay.ts';
 import {prune} from './prune.ts';
@@ -17,4 +18,5 @@ export const SCENARIOS: readonly Scenario[] = [
 	restore,
 	prune(),
 	snapshot,
+	commit(),
 ];
