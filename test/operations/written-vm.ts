@@ -35,6 +35,12 @@ export class WrittenVm {
 		return this;
 	}
 
+	/** Of a disk, also while the VM is off. */
+	image(disk: string): string {
+		const {format = 'raw', image} = this.disks.find(({name}) => name === disk)!;
+		return image ?? path.join(this.folder, `${disk}.${format}`);
+	}
+
 	/** As an operator shuts a VM down: what QEMU has in memory is stored. */
 	async quit(): Promise<void> {
 		const {vm} = this;
