@@ -1,8 +1,6 @@
 import fs from 'node:fs';
 import path from 'node:path';
-import {lastValueFrom} from 'rxjs';
 import {beforeEach, expect, test} from 'vitest';
-import {recoverAll} from '../../src/operations/recover-all.ts';
 import type {PointManifest} from '../../src/repository/manifest.ts';
 import {eventually, isRunning, MIB, ownRuntimeFolder, processesNaming} from '../jobs/bare-vm.ts';
 import {expectNothingLeft, expectNothingLeftOutside, type Finished, requestOff, take} from '../jobs/backups.ts';
@@ -200,15 +198,9 @@ async function killAt(step: string, repository: string, also: () => void = () =>
 	expect(await tool.stopped, `${step}: ${tool.stderr()}`).toBe(true);
 	also();
 	const guard = await tool.killAlone();
-	await eventually(() => guard === undefined || !isRunning(guard), 30_000);
+	await eventually(() => !isRunning(guard), 30_000);
 	await eventually(() => processesNaming(process.env['QUIESCE_RUNTIME_DIR']!).length === 0, 30_000);
-	if (guard === undefined) await lastValueFrom(recoverAllOf(repository), {defaultValue: undefined});
 	expectNothingLeftOutside(repository);
-}
-
-function recoverAllOf(repository: string): ReturnType<typeof recoverAll> {
-	const request = {repository, signal: new AbortController().signal, tell: () => undefined};
-	return recoverAll(request, () => Promise.resolve([]));
 }
 
 function checkImage(image: string): void {

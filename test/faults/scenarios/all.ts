@@ -2,6 +2,7 @@ import type {Scenario} from '../harness/scenario.ts';
 import {backup} from './backup.ts';
 import {commit} from './commit.ts';
 import {increment} from './increment.ts';
+import {offline} from './offline.ts';
 import {overlay} from './overlay.ts';
 import {prune} from './prune.ts';
 import {restore} from './restore.ts';
@@ -16,6 +17,7 @@ export const SCENARIOS: readonly Scenario[] = [
 	increment('clone'),
 	overlay,
 	restore,
+	offline(),
 	prune(),
 	snapshot,
 	commit(),
