@@ -14,6 +14,8 @@ import type {Guarded, GuardOrder, GuardTask} from './guard.ts';
 const STDERR = 2;
 const LOCK_RETRY_MS = 200;
 const DYING_MS = 10;
+/** For a tool that the kernel cannot end, as its file system hangs. */
+const DEATH_MS = 5_000;
 
 const {agent, vm, tool} = JSON.parse(process.argv[2] ?? '') as GuardTask;
 let freeze: 'none' | 'armed' | 'kept' = 'none';
@@ -145,7 +147,9 @@ async function undo(left: NonNullable<Guarded['vm']>, why: string): Promise<void
 		say(`${why}: ${what}`);
 	};
 	// It takes a moment to die, and its locks, from which its death is known, go with it.
-	while (toolIsKilled && process.ppid === tool) await delay(DYING_MS);
+	// A guest must not wait for that; where there is none, there is time.
+	const until = left.qmp === undefined ? Date.now() + DEATH_MS : 0;
+	while (process.ppid === tool && (toolIsKilled || Date.now() < until)) await delay(DYING_MS);
 	// Loaded only now: hardly any guard ever needs it.
 	const {resumeAfterDeath, undoAfterDeath} = await import('./rescue.ts');
 	if (pauseIsWatched && left.qmp) await resumeAfterDeath(left.qmp, tell);

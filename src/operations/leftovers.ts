@@ -146,16 +146,18 @@ function endedDaemon(run: string): string {
 	return `ended the storage daemon of run ${run}`;
 }
 
-/** Those of a VM that is off. It closes them by itself when its run dies, which may take a moment, but not for ever. */
+/** Those of a VM that is off. The daemon closes them by itself when its run dies, which may take a moment, but not for ever. */
 async function closeImages(folder: string): Promise<boolean> {
 	const socket = imagesSocketIn(folder);
+	if (!(await fs.stat(socket).catch(() => undefined))) return false;
 	const daemon = await processServing(socket);
-	if (!daemon) return false;
-	for (const signal of ['SIGTERM', 'SIGKILL'] as const) {
-		kill(daemon.pid, signal);
-		if (await isGone(socket)) break;
+	if (daemon) {
+		kill(daemon.pid, 'SIGTERM');
+		if (!(await isGone(socket))) kill(daemon.pid, 'SIGKILL');
 	}
-	return true;
+	// It stops to listen before it has ended what it copies.
+	for (let waited = 0; waited < KILL_WAIT_MS && (await hasClients(socketIn(folder))); waited += 50) await delay(50);
+	return daemon !== undefined;
 }
 
 /** True if there was one to end. Whatever serves the run's socket is the run's. */
