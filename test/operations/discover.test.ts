@@ -95,14 +95,14 @@ test("Proxmox's sockets are found, live ones and stale ones, without connecting"
 
 test('a socket in a well-known folder that a command line names is listed once', async () => {
 	const root = temporaryFolder();
-	const socket = path.join(root, 'run/qemu/web/qmp.sock');
+	const socket = path.join(root, 'run/qemu/listed-once/qmp.sock');
 	fs.mkdirSync(path.dirname(socket), {recursive: true});
-	const qemu = await startQemu('-name', 'web', '-qmp', `unix:${socket},server=on,wait=off`);
+	const qemu = await startQemu('-name', 'listed-once', '-qmp', `unix:${socket},server=on,wait=off`);
 	const vms = await discover({root});
 	expect(
 		vms.filter(({monitors}) => monitors.some(monitor => 'unix' in monitor && monitor.unix === socket)),
 	).toMatchObject([{pid: qemu.pid}]);
-	expect(vms.filter(({name}) => name === 'web')).toHaveLength(1);
+	expect(vms.filter(({name}) => name === 'listed-once')).toHaveLength(1);
 });
 
 test('names of sockets in /run/qemu tell the VM and the role', async () => {
@@ -121,11 +121,11 @@ test('names of sockets in /run/qemu tell the VM and the role', async () => {
 
 test('a stale socket is told from one that a QEMU elsewhere has by the same relative name', async () => {
 	const root = temporaryFolder();
-	await leaveStale(path.join(root, 'run/qemu/web/qmp.sock'));
+	await leaveStale(path.join(root, 'run/qemu/gone-from-here/qmp.sock'));
 	const elsewhere = await startQemu();
 	const vms = await discover({root});
 	expect(vms.find(({pid}) => pid === elsewhere.pid)).toMatchObject({state: 'running'});
-	expect(vms.filter(({name}) => name === 'web')).toMatchObject([
+	expect(vms.filter(({name}) => name === 'gone-from-here')).toMatchObject([
 		{state: 'stale', problems: [expect.stringMatching(/is stale/)]},
 	]);
 });
