@@ -1,40 +1,14 @@
 import type {BackupMessage, BackupPlan, CutRecord, PlannedDisk} from '../operations/backup-messages.ts';
 import {kindOf, type PointManifest} from '../repository/manifest.ts';
-import {toJson} from './json.ts';
 import {printable} from './printable.ts';
-import {openProgressView, type ProgressView} from './progress-lines.ts';
+import {openPrinter, type Printer} from './printer.ts';
+import type {ProgressView} from './progress-lines.ts';
 import {countOf, formatBytes, formatSeconds} from './quantities.ts';
 import {printResult, styled} from './terminal.ts';
 
-export interface Printer<Message> {
-	print(message: Message): void;
-	/** Also after a failure. */
-	end(): void;
-}
-
 /** JSON lines on stdout; or words and progress on stderr, and at the end the point's name on stdout. */
-export function backupPrinter({
-	json,
-	quiet,
-}: {
-	readonly json: boolean;
-	readonly quiet: boolean;
-}): Printer<BackupMessage> {
-	if (json) return {print: printJsonLine, end: () => undefined};
-	const view = openProgressView(quiet);
-	return {
-		print: message => {
-			printWords(message, view);
-		},
-		end: () => {
-			view.end();
-		},
-	};
-}
-
-function printJsonLine(message: BackupMessage): void {
-	const {kind, ...rest} = message;
-	printResult(toJson({messageType: kind === 'finished' ? 'summary' : kind, ...rest}));
+export function backupPrinter(output: {readonly json: boolean; readonly quiet: boolean}): Printer<BackupMessage> {
+	return openPrinter(output, printWords);
 }
 
 /** `named`: what the view shows bears the VM's name already. */

@@ -1,8 +1,9 @@
 import type {GroupBackupMessage} from '../operations/backup-group.ts';
 import type {GroupRecord} from '../repository/manifest.ts';
-import {type Printer, printWords} from './backup-printer.ts';
+import {printWords} from './backup-printer.ts';
 import {toJson} from './json.ts';
 import {printable} from './printable.ts';
+import type {Printer} from './printer.ts';
 import {openProgressView, type ProgressItem, type ProgressView} from './progress-lines.ts';
 import {formatSeconds} from './quantities.ts';
 import {printResult} from './terminal.ts';

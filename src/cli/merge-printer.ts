@@ -1,17 +1,11 @@
 import type {MergeMessage, PlannedMerge} from '../operations/commit.ts';
-import {toJson} from './json.ts';
 import {printable} from './printable.ts';
-import {openProgressView} from './progress-lines.ts';
+import {openPrinter, type Printer} from './printer.ts';
 import {formatBytes} from './quantities.ts';
 import {type Column, formatTable} from './table.ts';
 import {printResult, styled} from './terminal.ts';
 
-/** Says what becomes of chains of images: in words, or as lines of JSON. To be ended. */
-export interface MergePrinter {
-	readonly print: (message: MergeMessage) => void;
-	readonly end: () => void;
-}
-
+/** Says what becomes of chains of images: in words, or as lines of JSON. */
 export function mergePrinter({
 	json,
 	quiet,
@@ -20,9 +14,8 @@ export function mergePrinter({
 	readonly json: boolean;
 	readonly quiet: boolean;
 	readonly dryRun: boolean;
-}): MergePrinter {
-	const view = openProgressView(quiet || json);
-	const words = (message: MergeMessage): void => {
+}): Printer<MergeMessage> {
+	return openPrinter<MergeMessage>({json, quiet}, (message, view) => {
 		switch (message.kind) {
 			case 'recovered':
 				view.note(printable(message.text));
@@ -58,17 +51,7 @@ export function mergePrinter({
 					);
 				}
 		}
-	};
-	return {
-		print: message => {
-			const {kind, ...rest} = message;
-			if (json) printResult(toJson({messageType: kind === 'finished' ? 'summary' : kind, ...rest}));
-			else words(message);
-		},
-		end: () => {
-			view.end();
-		},
-	};
+	});
 }
 
 function sentenceOf({disk, kind, into, going, bytes}: PlannedMerge): string {

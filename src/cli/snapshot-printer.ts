@@ -1,35 +1,15 @@
 import type {SnapshotMessage} from '../operations/snapshot-messages.ts';
 import type {SnapshotManifest} from '../snapshots/manifest.ts';
-import {cutLine, type Printer} from './backup-printer.ts';
-import {toJson} from './json.ts';
+import {cutLine} from './backup-printer.ts';
 import {printable} from './printable.ts';
-import {openProgressView, type ProgressView} from './progress-lines.ts';
+import {openPrinter, type Printer} from './printer.ts';
+import type {ProgressView} from './progress-lines.ts';
 import {countOf, formatBytes} from './quantities.ts';
 import {printResult, styled} from './terminal.ts';
 
 /** JSON lines on stdout; or words on stderr, and at the end the snapshot's name on stdout. */
-export function snapshotPrinter({
-	json,
-	quiet,
-}: {
-	readonly json: boolean;
-	readonly quiet: boolean;
-}): Printer<SnapshotMessage> {
-	if (json) return {print: printJsonLine, end: () => undefined};
-	const view = openProgressView(quiet);
-	return {
-		print: message => {
-			printWords(message, view);
-		},
-		end: () => {
-			view.end();
-		},
-	};
-}
-
-function printJsonLine(message: SnapshotMessage): void {
-	const {kind, ...rest} = message;
-	printResult(toJson({messageType: kind === 'finished' ? 'summary' : kind, ...rest}));
+export function snapshotPrinter(output: {readonly json: boolean; readonly quiet: boolean}): Printer<SnapshotMessage> {
+	return openPrinter(output, printWords);
 }
 
 function printWords(message: SnapshotMessage, view: ProgressView): void {

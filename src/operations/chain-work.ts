@@ -1,8 +1,10 @@
+import {concatMap, defer, type Observable} from 'rxjs';
 import {QuiesceError} from '../errors.ts';
-import type {ChainJob, ChainJobsMessage} from '../jobs/chain-jobs.ts';
+import {type ChainJob, type ChainJobsMessage, runChainJobs} from '../jobs/chain-jobs.ts';
 import {endJobs} from '../jobs/end-jobs.ts';
 import type {QmpConnection} from '../qmp/connection.ts';
 import {QmpCommandError} from '../qmp/errors.ts';
+import {aborted} from '../rx/aborted.ts';
 import type {DiskProgress} from './backup-messages.ts';
 import type {Run} from './run.ts';
 import type {VmSession} from './vm-session.ts';
@@ -28,7 +30,7 @@ export type ChainNews =
 	| {readonly kind: 'warning'; readonly text: string}
 	| {readonly kind: 'progress'; readonly disks: readonly DiskProgress[]};
 
-export function newsOf(jobs: readonly ChainJob[], message: Exclude<ChainJobsMessage, {kind: 'completing'}>): ChainNews {
+function newsOf(jobs: readonly ChainJob[], message: Exclude<ChainJobsMessage, {kind: 'completing'}>): ChainNews {
 	if (message.kind === 'unlimited') {
 		return {kind: 'warning', text: `${message.label}: would not come to its end at that speed, which is lifted`};
 	}
@@ -38,6 +40,39 @@ export function newsOf(jobs: readonly ChainJob[], message: Exclude<ChainJobsMess
 		totalBytes: total,
 	}));
 	return {kind: 'progress', disks};
+}
+
+/** What is done around the jobs of a change. */
+export interface ChainSteps<Ending extends string> {
+	/** Has to start exactly these jobs. */
+	readonly start: () => Promise<void>;
+	/** Once all wait for us. Returns in words what of the bitmaps is lost. */
+	readonly carry: () => Promise<readonly string[]>;
+	/** What it is called when there is no way back. */
+	readonly ending: Ending;
+}
+
+/** Runs the jobs of a change to their real end. Cold. What is undone after a failure is for the caller. */
+export function runChange<Ending extends string>(
+	{request, vm}: {readonly request: Pick<VmRequest, 'signal'>; readonly vm: Pick<VmSession, 'qmp'>},
+	jobs: readonly ChainJob[],
+	{start, carry, ending}: ChainSteps<Ending>,
+	{speed, deadlineMs}: ChainPace,
+): Observable<ChainNews | {readonly kind: Ending}> {
+	return defer(() => {
+		let lost: readonly string[] = [];
+		const whenWaiting = async (): Promise<void> => {
+			lost = await carry();
+		};
+		const options = {watchers$: [aborted(request.signal)], deadlineMs, limited: speed !== undefined};
+		return runChainJobs(vm.qmp, jobs, {start, whenWaiting}, options).pipe(
+			concatMap(message =>
+				message.kind === 'completing'
+					? [...lost.map(text => ({kind: 'warning' as const, text})), {kind: ending}]
+					: [newsOf(jobs, message)],
+			),
+		);
+	});
 }
 
 /** QEMU's refusal of a job, said of the disk. */

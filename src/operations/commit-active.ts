@@ -4,12 +4,11 @@ import type {BlockGraph} from '../block/graph.ts';
 import {layersBetween, nodesAbove} from '../block/layers.ts';
 import {objectName} from '../block/names.ts';
 import {readBlockGraph} from '../block/read-graph.ts';
-import {type ChainJob, runChainJobs} from '../jobs/chain-jobs.ts';
+import type {ChainJob} from '../jobs/chain-jobs.ts';
 import {JobError} from '../jobs/errors.ts';
 import type {QmpConnection} from '../qmp/connection.ts';
-import {aborted} from '../rx/aborted.ts';
 import {scoped} from '../rx/scoped.ts';
-import {cancelJobs, type ChainNews, type ChainPace, type ChainWork, newsOf, refusal} from './chain-work.ts';
+import {cancelJobs, type ChainNews, type ChainPace, type ChainWork, refusal, runChange} from './chain-work.ts';
 import {mergeBitmaps} from './merge-bitmaps.ts';
 import {reachAgain} from './reach-again.ts';
 import {removeNodes} from './remove-nodes.ts';
@@ -44,7 +43,7 @@ export type CommitActiveMessage =
 export function commitActive(
 	{request, vm, run}: CommitWork,
 	commits: readonly ActiveCommit[],
-	{speed, deadlineMs}: ChainPace = {},
+	pace: ChainPace = {},
 ): Observable<CommitActiveMessage> {
 	const jobs = commits.map(({disk}): ChainJob => ({
 		id: objectName(run.id, disk.name),
@@ -57,23 +56,15 @@ export function commitActive(
 				commits.map(({disk, base}) => [disk.name, nodesAbove(nodes, disk.medium.node, base)] as const),
 			);
 			const start = async (): Promise<void> => {
-				for (const commit of commits) await startCommit(vm.qmp, run.id, commit, speed);
+				for (const commit of commits) await startCommit(vm.qmp, run.id, commit, pace.speed);
 			};
-			const warnings: string[] = [];
-			const whenWaiting = async (): Promise<void> => {
-				for (const commit of commits) warnings.push(...(await carryDown(vm, commit)));
+			const carryAll = async (): Promise<string[]> => {
+				const lost: string[] = [];
+				for (const commit of commits) lost.push(...(await carryDown(vm, commit)));
+				return lost;
 			};
-			const pivoted$ = runChainJobs(...([vm.qmp, jobs, {start, whenWaiting}] as const), {
-				watchers$: [aborted(request.signal)],
-				deadlineMs,
-				limited: speed !== undefined,
-			}).pipe(
-				concatMap(message =>
-					message.kind === 'completing'
-						? [...warnings.map(text => ({kind: 'warning' as const, text})), {kind: 'pivoting' as const}]
-						: [newsOf(jobs, message)],
-				),
-			);
+			const steps = {start, carry: carryAll, ending: 'pivoting' as const};
+			const pivoted$ = runChange({request, vm}, jobs, steps, pace);
 			return scoped({
 				acquire: () => Promise.resolve(),
 				release: (_, outcome) => (outcome === 'completed' ? EMPTY : cancel({request, vm, run}, jobs, commits, above)),

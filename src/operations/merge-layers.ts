@@ -3,11 +3,10 @@ import {carriedBitmaps} from '../block/carried-bitmaps.ts';
 import {layersBetween, nodesAbove} from '../block/layers.ts';
 import {objectName} from '../block/names.ts';
 import type {BlockNode, BlockNodes} from '../block/nodes.ts';
-import {type ChainJob, runChainJobs} from '../jobs/chain-jobs.ts';
+import type {ChainJob} from '../jobs/chain-jobs.ts';
 import {JobError} from '../jobs/errors.ts';
-import {aborted} from '../rx/aborted.ts';
 import {scoped} from '../rx/scoped.ts';
-import {cancelJobs, type ChainNews, type ChainPace, type ChainWork, newsOf, refusal} from './chain-work.ts';
+import {cancelJobs, type ChainNews, type ChainPace, type ChainWork, refusal, runChange} from './chain-work.ts';
 import {mergeBitmaps} from './merge-bitmaps.ts';
 import {reachAgain} from './reach-again.ts';
 import {removeNodes} from './remove-nodes.ts';
@@ -50,7 +49,7 @@ export type MergeLayersMessage =
 export function mergeLayers(
 	{request, vm, run}: ChainWork,
 	merges: readonly LayerMerge[],
-	{speed, deadlineMs}: ChainPace = {},
+	pace: ChainPace = {},
 ): Observable<MergeLayersMessage> {
 	const jobs = merges.map(({disk}): ChainJob => ({
 		id: objectName(run.id, disk.name),
@@ -61,23 +60,15 @@ export function mergeLayers(
 		concatMap(({nodes}) => {
 			const going = new Map(merges.map(merge => [merge.disk.name, goingNodes(nodes, merge)] as const));
 			const start = async (): Promise<void> => {
-				for (const merge of merges) await startMerge(vm, run.id, merge, speed);
+				for (const merge of merges) await startMerge(vm, run.id, merge, pace.speed);
 			};
-			const warnings: string[] = [];
-			const whenWaiting = async (): Promise<void> => {
-				for (const merge of merges) warnings.push(...(await carry(vm, merge)));
+			const carryAll = async (): Promise<string[]> => {
+				const lost: string[] = [];
+				for (const merge of merges) lost.push(...(await carry(vm, merge)));
+				return lost;
 			};
-			const done$ = runChainJobs(...([vm.qmp, jobs, {start, whenWaiting}] as const), {
-				watchers$: [aborted(request.signal)],
-				deadlineMs,
-				limited: speed !== undefined,
-			}).pipe(
-				concatMap(message =>
-					message.kind === 'completing'
-						? [...warnings.map(text => ({kind: 'warning' as const, text})), {kind: 'settling' as const}]
-						: [newsOf(jobs, message)],
-				),
-			);
+			const steps = {start, carry: carryAll, ending: 'settling' as const};
+			const done$ = runChange({request, vm}, jobs, steps, pace);
 			return scoped({
 				acquire: () => Promise.resolve(),
 				release: (_, outcome) =>

@@ -3,12 +3,12 @@ import fs from 'node:fs';
 import path from 'node:path';
 import readline from 'node:readline';
 import {fileURLToPath} from 'node:url';
-import {lastValueFrom, tap, toArray} from 'rxjs';
 import {expect, onTestFinished} from 'vitest';
 import {backup} from '../../src/operations/backup.ts';
 import type {BackupMessage, BackupRequest} from '../../src/operations/backup-messages.ts';
 import type {NamedImage} from '../../src/operations/vm-images.ts';
 import {qemuImg} from '../repository/fixture.ts';
+import {collect} from './collect.ts';
 import {type BareVm, eventually, inside, isRunning, processesNaming} from './bare-vm.ts';
 
 export type Finished = Extract<BackupMessage, {kind: 'finished'}>;
@@ -46,23 +46,11 @@ export function requestOff(
 }
 
 /** Takes a point. What `onMessage` does is waited for too. */
-export async function take(
+export function take(
 	request: BackupRequest,
 	onMessage: (message: BackupMessage) => unknown = () => undefined,
 ): Promise<BackupMessage[]> {
-	const acts: unknown[] = [];
-	try {
-		return await lastValueFrom(
-			backup(request).pipe(
-				tap(message => {
-					acts.push(onMessage(message));
-				}),
-				toArray(),
-			),
-		);
-	} finally {
-		await Promise.all(acts);
-	}
+	return collect(backup(request), onMessage);
 }
 
 export function finishedOf(messages: readonly BackupMessage[]): Finished {

@@ -1,9 +1,9 @@
 import fs from 'node:fs';
 import path from 'node:path';
-import {lastValueFrom, tap, toArray} from 'rxjs';
 import {expect} from 'vitest';
 import {createSnapshot} from '../../src/operations/snapshot-create.ts';
 import type {SnapshotMessage, SnapshotRequest} from '../../src/operations/snapshot-messages.ts';
+import {collect} from '../jobs/collect.ts';
 import type {BareVm} from '../jobs/bare-vm.ts';
 import {qemuImg, temporaryFolder} from '../repository/fixture.ts';
 
@@ -21,23 +21,11 @@ export function snapshotRequest(vm: BareVm, rest: Partial<SnapshotRequest> = {})
 }
 
 /** Takes a snapshot. What `onMessage` does is waited for too. */
-export async function snapshotOf(
+export function snapshotOf(
 	request: SnapshotRequest,
 	onMessage: (message: SnapshotMessage) => unknown = () => undefined,
 ): Promise<SnapshotMessage[]> {
-	const acts: unknown[] = [];
-	try {
-		return await lastValueFrom(
-			createSnapshot(request).pipe(
-				tap(message => {
-					acts.push(onMessage(message));
-				}),
-				toArray(),
-			),
-		);
-	} finally {
-		await Promise.all(acts);
-	}
+	return collect(createSnapshot(request), onMessage);
 }
 
 export function finishedSnapshot(messages: readonly SnapshotMessage[]): FinishedSnapshot {

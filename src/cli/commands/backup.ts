@@ -1,4 +1,4 @@
-import {lastValueFrom, type Observable, tap} from 'rxjs';
+import {type Observable, tap} from 'rxjs';
 import type {Argv} from 'yargs';
 import {GREATEST_GRANULARITY, LEAST_GRANULARITY} from '../../block/granularity.ts';
 import {CUT_METHODS} from '../../cut/cut.ts';
@@ -12,10 +12,11 @@ import type {WishedKind} from '../../operations/decide-copy.ts';
 import {type CopyWishes, LAYOUTS} from '../../operations/plan-copies.ts';
 import type {DiskSelection} from '../../operations/select-disks.ts';
 import type {VmSockets} from '../../operations/vm-session.ts';
-import {backupPrinter, type Printer} from '../backup-printer.ts';
+import {backupPrinter} from '../backup-printer.ts';
 import {type GroupOptions, groupOf, groupOptions, type NamedGroup, oneOf} from '../group-options.ts';
 import {groupPrinter} from '../group-printer.ts';
 import {toJson} from '../json.ts';
+import {printAll, type Printer} from '../printer.ts';
 import {parseBytes, parseDuration} from '../quantities.ts';
 import {type RepositoryOption, repositoryOf, repositoryOption} from '../repository-options.ts';
 import {type OffOptions, offOptions, requireOn, vmOf} from '../off-options.ts';
@@ -170,20 +171,17 @@ async function takeGroup(
 }
 
 /** Prints and logs what comes. Returns what came last. */
-async function follow<Message extends BackupMessage | GroupBackupMessage>(
+function follow<Message extends BackupMessage | GroupBackupMessage>(
 	messages$: Observable<Message>,
 	printer: Printer<Message>,
 	{log}: CommandContext,
 ): Promise<Message | undefined> {
-	const print = (message: Message): void => {
-		if (message.kind !== 'progress') log.info(message.kind, {message});
-		printer.print(message);
-	};
-	try {
-		return await lastValueFrom(messages$.pipe(tap(print)), {defaultValue: undefined});
-	} finally {
-		printer.end();
-	}
+	const logged$ = messages$.pipe(
+		tap(message => {
+			if (message.kind !== 'progress') log.info(message.kind, {message});
+		}),
+	);
+	return printAll(logged$, printer);
 }
 
 function requestOf(options: Options, context: CommandContext): Omit<BackupRequest, 'sockets'> {

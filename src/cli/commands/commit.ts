@@ -1,8 +1,8 @@
-import {lastValueFrom, tap} from 'rxjs';
 import type {Argv} from 'yargs';
 import {commit} from '../../operations/commit.ts';
 import {chainOptions, type ChainOptions, paceOf} from '../chain-options.ts';
 import {mergePrinter} from '../merge-printer.ts';
+import {printAll} from '../printer.ts';
 import {type GlobalOptions, runCommand} from '../run-command.ts';
 import {socketsOf, type VmOptions, vmOptions} from '../vm-options.ts';
 
@@ -47,11 +47,7 @@ export function run(options: Options): Promise<void> {
 			dryRun,
 		};
 		const printer = mergePrinter({...context, dryRun});
-		try {
-			await lastValueFrom(commit(request).pipe(tap(printer.print)), {defaultValue: undefined});
-		} finally {
-			printer.end();
-		}
+		await printAll(commit(request), printer);
 		return undefined;
 	});
 }

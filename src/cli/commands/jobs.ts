@@ -1,4 +1,3 @@
-import {lastValueFrom, tap} from 'rxjs';
 import type {Argv} from 'yargs';
 import {UsageError} from '../../errors.ts';
 import type {JobReport} from '../../operations/inspect.ts';
@@ -14,7 +13,8 @@ import {exitCodeOf} from '../exit-codes.ts';
 import {formatJobs} from '../job-table.ts';
 import {toJson} from '../json.ts';
 import {printable} from '../printable.ts';
-import {openProgressView, type ProgressView} from '../progress-lines.ts';
+import {openPrinter, printAll} from '../printer.ts';
+import type {ProgressView} from '../progress-lines.ts';
 import {parseBytes} from '../quantities.ts';
 import {type CommandContext, type GlobalOptions, runCommand} from '../run-command.ts';
 import {printNote, printResult, styled} from '../terminal.ts';
@@ -86,21 +86,11 @@ function only([id, ...others]: readonly string[]): string | undefined {
 
 async function watch(
 	request: JobsRequest,
-	{json, quiet}: CommandContext,
+	context: CommandContext,
 	id: string | undefined,
 ): Promise<number | undefined> {
-	const view = openProgressView(quiet || json);
-	const print = (message: WatchMessage): void => {
-		const {kind, ...rest} = message;
-		if (json) printResult(toJson({messageType: kind === 'finished' ? 'summary' : kind, ...rest}));
-		else printWords(message, view);
-	};
-	try {
-		const last = await lastValueFrom(watchJobs(request, id).pipe(tap(print)), {defaultValue: undefined});
-		return last?.kind === 'finished' && last.failed > 0 ? exitCodeOf('JOB_FAILED') : undefined;
-	} finally {
-		view.end();
-	}
+	const last = await printAll(watchJobs(request, id), openPrinter(context, printWords));
+	return last?.kind === 'finished' && last.failed > 0 ? exitCodeOf('JOB_FAILED') : undefined;
 }
 
 function printWords(message: WatchMessage, view: ProgressView): void {

@@ -4,7 +4,7 @@ import {UsageError} from '../../errors.ts';
 import {prune, type PruneMessage, type PruneSummary} from '../../operations/prune.ts';
 import type {RetentionRules, RetentionVerdict} from '../../repository/retention.ts';
 import {exitCodeOf} from '../exit-codes.ts';
-import {toJson} from '../json.ts';
+import {printMessage} from '../printer.ts';
 import {printable} from '../printable.ts';
 import {openProgressView, type ProgressView} from '../progress-lines.ts';
 import {countOf, formatBytes, parseDuration} from '../quantities.ts';
@@ -61,7 +61,7 @@ export function run(options: Options): Promise<void> {
 			const last = await lastValueFrom(
 				messages$.pipe(
 					tap(message => {
-						if (json) printJson(message);
+						if (json) printMessage(message);
 						else printWords(message, view, named?.vm);
 					}),
 				),
@@ -102,10 +102,6 @@ function exitCode({damaged, failed, passedOver}: PruneSummary): number | undefin
 	if (damaged > 0) return exitCodeOf('DAMAGED');
 	if (failed > 0) return exitCodeOf('FAILED');
 	return passedOver.length > 0 ? exitCodeOf('LOCKED') : undefined;
-}
-
-function printJson({kind, ...rest}: PruneMessage): void {
-	printResult(toJson({messageType: kind === 'finished' ? 'summary' : kind, ...rest}));
 }
 
 function printWords(message: PruneMessage, view: ProgressView, asked: string | undefined): void {

@@ -1,5 +1,5 @@
 import path from 'node:path';
-import {lastValueFrom, type Observable, tap} from 'rxjs';
+import type {Observable} from 'rxjs';
 import type {Argv} from 'yargs';
 import {parseAddress} from '../../config/address.ts';
 import {UsageError} from '../../errors.ts';
@@ -8,12 +8,12 @@ import {revertInside, type RevertInsideMessage} from '../../operations/revert-in
 import {revert} from '../../operations/revert.ts';
 import type {RevertMessage} from '../../operations/revert-messages.ts';
 import {snapshotsFolder} from '../../snapshots/layout.ts';
-import {toJson} from '../json.ts';
 import {printable} from '../printable.ts';
-import {openProgressView, type ProgressView} from '../progress-lines.ts';
+import {openPrinter, printAll} from '../printer.ts';
+import type {ProgressView} from '../progress-lines.ts';
 import {parseDuration} from '../quantities.ts';
 import {parsePointName} from '../repository-options.ts';
-import {type CommandContext, type GlobalOptions, runCommand} from '../run-command.ts';
+import {type GlobalOptions, runCommand} from '../run-command.ts';
 import {printResult, styled} from '../terminal.ts';
 import {socketsOf} from '../vm-options.ts';
 
@@ -73,7 +73,6 @@ export function run(options: Options): Promise<void> {
 	return runCommand(options, async context => {
 		const {vm, point: snapshot} = parsePointName(options.snapshot);
 		if (snapshot === undefined) throw new UsageError(`'${options.snapshot}' names no snapshot: write VM@SNAPSHOT`);
-		const view = openProgressView(context.quiet);
 		const messages$: Observable<Message> =
 			options.folder === undefined
 				? revertInside({
@@ -91,26 +90,12 @@ export function run(options: Options): Promise<void> {
 						waitMs: parseDuration(options.wait, '--wait'),
 						overlayTemplate: options.overlayTemplate,
 					});
-		try {
-			const shown$ = messages$.pipe(
-				tap(message => {
-					print(message, context, view);
-				}),
-			);
-			await lastValueFrom(shown$, {defaultValue: undefined});
-		} finally {
-			view.end();
-		}
+		await printAll(messages$, openPrinter(context, printWords));
 		return undefined;
 	});
 }
 
-function print(message: Message, {json}: CommandContext, view: ProgressView): void {
-	if (json) {
-		const {kind, ...rest} = message;
-		printResult(toJson({messageType: kind === 'finished' ? 'summary' : kind, ...rest}));
-		return;
-	}
+function printWords(message: Message, view: ProgressView): void {
 	switch (message.kind) {
 		case 'recovered':
 		case 'warning':

@@ -1,8 +1,8 @@
-import {lastValueFrom, tap} from 'rxjs';
 import type {Argv} from 'yargs';
 import {stream} from '../../operations/stream.ts';
 import {chainOptions, type ChainOptions, paceOf} from '../chain-options.ts';
 import {mergePrinter} from '../merge-printer.ts';
+import {printAll} from '../printer.ts';
 import {type GlobalOptions, runCommand} from '../run-command.ts';
 import {socketsOf, type VmOptions, vmOptions} from '../vm-options.ts';
 
@@ -41,12 +41,7 @@ export function run(options: Options): Promise<void> {
 		const {disk, base, delete: remove, dryRun} = options;
 		const request = {...context, ...paceOf(options), sockets: await socketsOf(options), disks: disk, base, dryRun};
 		const printer = mergePrinter({...context, dryRun});
-		try {
-			const messages$ = stream({...request, delete: remove});
-			await lastValueFrom(messages$.pipe(tap(printer.print)), {defaultValue: undefined});
-		} finally {
-			printer.end();
-		}
+		await printAll(stream({...request, delete: remove}), printer);
 		return undefined;
 	});
 }

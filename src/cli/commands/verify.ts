@@ -2,7 +2,7 @@ import {lastValueFrom, tap} from 'rxjs';
 import type {Argv} from 'yargs';
 import {verify, type VerifyMessage} from '../../operations/verify.ts';
 import {exitCodeOf} from '../exit-codes.ts';
-import {toJson} from '../json.ts';
+import {printMessage} from '../printer.ts';
 import {printable} from '../printable.ts';
 import {openProgressView} from '../progress-lines.ts';
 import {countOf, formatBytes} from '../quantities.ts';
@@ -36,7 +36,7 @@ export function run(options: Options): Promise<void> {
 	return runCommand(options, async ({json, quiet, signal}) => {
 		const named = options.point === undefined ? undefined : parsePointName(options.point);
 		const view = openProgressView(quiet || json);
-		const print = json ? printJson : printWords;
+		const print = json ? printMessage : printWords;
 		const source$ = verify({
 			...{repository: repositoryOf(options), ...named, signal},
 			depth: options.deep ? 'content' : 'files',
@@ -60,10 +60,6 @@ export function run(options: Options): Promise<void> {
 			view.end();
 		}
 	});
-}
-
-function printJson({kind, ...rest}: VerifyMessage): void {
-	printResult(toJson({messageType: kind === 'finished' ? 'summary' : kind, ...rest}));
 }
 
 function printWords(message: VerifyMessage, note: (text: string) => void): void {

@@ -1,9 +1,10 @@
-import {lastValueFrom, tap} from 'rxjs';
+import {tap} from 'rxjs';
 import type {Argv} from 'yargs';
 import {UsageError} from '../../../errors.ts';
 import {MEMORY_MODES, type MemoryMode} from '../../../migration/save-memory.ts';
 import {createSnapshot} from '../../../operations/snapshot-create.ts';
-import type {SnapshotMessage, SnapshotRequest} from '../../../operations/snapshot-messages.ts';
+import type {SnapshotRequest} from '../../../operations/snapshot-messages.ts';
+import {printAll} from '../../printer.ts';
 import {parseDuration} from '../../quantities.ts';
 import {type GlobalOptions, runCommand} from '../../run-command.ts';
 import {snapshotPrinter} from '../../snapshot-printer.ts';
@@ -109,16 +110,12 @@ export function run(options: Options): Promise<void> {
 			freezeTimeoutMs: parseDuration(options.freezeTimeout, '--freeze-timeout'),
 			dryRun: options.dryRun,
 		};
-		const printer = snapshotPrinter(context);
-		const print = (message: SnapshotMessage): void => {
-			if (message.kind !== 'progress') context.log.info(message.kind, {message});
-			printer.print(message);
-		};
-		try {
-			await lastValueFrom(createSnapshot(request).pipe(tap(print)), {defaultValue: undefined});
-		} finally {
-			printer.end();
-		}
+		const logged$ = createSnapshot(request).pipe(
+			tap(message => {
+				if (message.kind !== 'progress') context.log.info(message.kind, {message});
+			}),
+		);
+		await printAll(logged$, snapshotPrinter(context));
 		return undefined;
 	});
 }

@@ -1,9 +1,8 @@
-import {lastValueFrom, tap} from 'rxjs';
 import type {Argv} from 'yargs';
 import {UsageError} from '../../../errors.ts';
 import {deleteSnapshot, type DeleteSnapshotMessage} from '../../../operations/snapshot-delete.ts';
-import {toJson} from '../../json.ts';
 import {mergePrinter} from '../../merge-printer.ts';
+import {printAll, printMessage} from '../../printer.ts';
 import {printable} from '../../printable.ts';
 import {parseBytes} from '../../quantities.ts';
 import {type GlobalOptions, runCommand} from '../../run-command.ts';
@@ -47,20 +46,12 @@ export function run(options: Options): Promise<void> {
 		const printer = mergePrinter({...context, dryRun: options.dryRun});
 		const print = (message: DeleteSnapshotMessage): void => {
 			if (message.kind !== 'held' && message.kind !== 'deleted') printer.print(message);
-			else if (context.json) printJson(message);
+			else if (context.json) printMessage(message.kind === 'deleted' ? {...message, kind: 'finished'} : message);
 			else printWords(message, context.quiet);
 		};
-		try {
-			await lastValueFrom(deleteSnapshot(request).pipe(tap(print)), {defaultValue: undefined});
-		} finally {
-			printer.end();
-		}
+		await printAll(deleteSnapshot(request), {...printer, print});
 		return undefined;
 	});
-}
-
-function printJson({kind, ...rest}: DeleteSnapshotMessage): void {
-	printResult(toJson({messageType: kind === 'deleted' ? 'summary' : kind, ...rest}));
 }
 
 function printWords(message: Extract<DeleteSnapshotMessage, {kind: 'held' | 'deleted'}>, quiet: boolean): void {
