@@ -16,6 +16,8 @@ export interface BackupRequest extends Omit<QuiesceRequest, 'sockets'>, AnyVmReq
 	readonly scratch?: string | undefined;
 	/** What copies an image for `overlay`, with `{source}` and `{target}` in its words. */
 	readonly copyCommand?: readonly string[] | undefined;
+	/** `none`, for `overlay` where all images share their data with the repository: nothing is read. */
+	readonly hashes?: 'all' | 'none' | undefined;
 	/** For how long a request of the guest may wait for `fleece`. Whole, 1 to 4; default 2. */
 	readonly maxStallSeconds?: number | undefined;
 	/** After so long without any progress the copy fails; undefined for the method's own. */

@@ -103,7 +103,15 @@ async function prepare(
 	];
 	const degraded = whyNotQuiesced === undefined ? [] : [`crash-consistent only: ${whyNotQuiesced}`];
 	const instead = chosen.because === undefined ? [] : [`method push, for which the guest can wait: ${chosen.because}`];
-	const warnings = [...degraded, ...instead, ...planned.warnings, ...disks.flatMap(disk => warningsOf(disk)), ...space];
+	const unproved = request.hashes === 'none' ? ['the images are not hashed: damage to them will not be noticed'] : [];
+	const warnings = [
+		...degraded,
+		...instead,
+		...unproved,
+		...planned.warnings,
+		...disks.flatMap(disk => warningsOf(disk)),
+		...space,
+	];
 	const plan: BackupPlan = {
 		vm: vm.name,
 		run: run.id,
@@ -153,14 +161,28 @@ async function choose(request: BackupRequest, vm: Session, found: Found): Promis
 	}
 	const debugGraph = await vm.qmp.execute('x-debug-query-block-graph');
 	const overlays = await findOverlayDisks(request, found.disks, {...found, debugGraph});
+	if (request.hashes === 'none') requireShared(overlays, request);
 	return {method, scratchFolders: new Map(), overlays};
+}
+
+/** A copy of another kind has to be read or written in any case. */
+function requireShared(overlays: readonly OverlayDisk[], {repository}: Pick<BackupRequest, 'repository'>): void {
+	const apart = overlays.find(({copyBy}) => copyBy !== 'reflink');
+	if (!apart) return;
+	throw new QuiesceError(
+		'REFUSED',
+		`${apart.disk.name} cannot share its data with ${repository}, so it has to be hashed`,
+		{
+			hint: 'Leave out --no-hashes. Data is shared by images of one file each, on the XFS or btrfs of the repository.',
+		},
+	);
 }
 
 /** No image is copied in part; one whose data is shared costs nothing at first. */
 function wholeImages(
 	copies: readonly DiskCopy[],
 	overlays: readonly OverlayDisk[],
-	{kind}: Pick<BackupRequest, 'kind'>,
+	{kind, hashes}: Pick<BackupRequest, 'kind' | 'hashes'>,
 ): DiskCopy[] {
 	const asked = kind === 'incremental' || kind === 'differential';
 	return copies.map(copy => {
@@ -169,6 +191,8 @@ function wholeImages(
 			...copy,
 			reason: asked ? 'with the method overlay images are copied whole' : null,
 			layout: isShared ? 'clone' : 'alone',
+			// Nothing is to be based on what nobody could prove.
+			...(hashes === 'none' ? {granularity: undefined} : {}),
 		};
 	});
 }

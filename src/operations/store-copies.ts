@@ -55,7 +55,7 @@ export function draftOf(
 		parent: parent?.point ?? null,
 		chain: parent?.disk.chain ?? null,
 		backing: layout === 'chain' ? (parent?.point ?? null) : inherited,
-		hashes: hashesFileName(imageFileName(disk.fileName)),
+		hashes: task.request.hashes === 'none' ? null : hashesFileName(imageFileName(disk.fileName)),
 		bitmap:
 			granularity === undefined
 				? null

@@ -179,13 +179,16 @@ async function finish(
 		defaultValue: undefined,
 	});
 	const written: WrittenBytes = new Map();
-	await hashImages(
-		run.folder,
-		copies.map(copy => sinkDiskOf(task, partial, copy, written)),
-		request,
-	);
+	if (request.hashes !== 'none') {
+		await hashImages(
+			run.folder,
+			copies.map(copy => sinkDiskOf(task, partial, copy, written)),
+			request,
+		);
+	}
 	const point = await finishPoint(task, partial, record, {marked, written});
-	const problems = await keepBitmaps(task, point);
+	// What is not hashed stands aside: increments go on from the point before.
+	const problems = request.hashes === 'none' ? [] : await keepBitmaps(task, point);
 	return [
 		...problems.map(text => ({kind: 'warning' as const, text})),
 		{kind: 'finished', manifest: point.manifest, folder: point.folder},

@@ -48,7 +48,7 @@ export interface StoredDisk {
 	readonly layout: DiskLayout;
 	/** The point whose image of this disk lies beneath the file; null if none does. */
 	readonly backing: string | null;
-	/** The file that has the hashes of the clusters which the image stores; null in points of earlier versions. */
+	/** The file that has the hashes of the clusters which the image stores; null in points of earlier versions, and where nobody read them. */
 	readonly hashes: string | null;
 	/** What has recorded the disk's changes since the cut; null where nothing did. */
 	readonly bitmap: StoredBitmap | null;
@@ -57,6 +57,11 @@ export interface StoredDisk {
 }
 
 export type DiskLayout = 'alone' | 'chain' | 'clone';
+
+/** Whether nothing tells what the image should hold, as its data was only shared. Nothing else is based on such a one. */
+export function isUnproved({sha256, hashes}: Pick<StoredDisk, 'sha256' | 'hashes'>): boolean {
+	return sha256 === null && hashes === null;
+}
 
 export interface StoredBitmap {
 	/** In QEMU, on the disk's format node. */
@@ -255,7 +260,7 @@ const manifest = v.pipe(
 		({id, disks}) => disks.every(({backing, parent}) => backing !== id && parent !== id),
 		'a point is its own parent',
 	),
-	v.check(({disks}) => disks.every(({sha256, hashes}) => sha256 !== null || hashes !== null), 'a disk has no checksum'),
+	v.check(({disks}) => disks.every(disk => !isUnproved(disk) || isSharedWhole(disk)), 'a disk has no checksum'),
 );
 
 const schema: v.GenericSchema<unknown, PointManifest> = v.pipe(
@@ -289,6 +294,11 @@ function hasParentUnlessFull({kind, parent}: Pick<StoredDisk, 'kind' | 'parent'>
 /** A clone has what its parent had. */
 function hasBackingInChain({layout, backing}: Pick<StoredDisk, 'layout' | 'backing'>): boolean {
 	return layout === 'clone' || (layout === 'chain') === (backing !== null);
+}
+
+/** A copy of the VM's own image that shares its data, which need not be read for it. */
+function isSharedWhole({layout, parent}: Pick<StoredDisk, 'layout' | 'parent'>): boolean {
+	return layout === 'clone' && parent === null;
 }
 
 /** In small letters too: not every file system tells them apart. */

@@ -10,6 +10,7 @@ import {StorageDaemon} from '../images/storage-daemon.ts';
 import {NbdClient} from '../nbd/client.ts';
 import {composeHashes} from './content-hashes.ts';
 import type {DiskChain} from './disk-chain.ts';
+import {isUnproved} from './manifest.ts';
 
 export interface ContentOptions {
 	readonly signal?: AbortSignal | undefined;
@@ -28,6 +29,7 @@ export async function contentProblem(
 	{signal, onProgress}: ContentOptions,
 ): Promise<string | undefined> {
 	const tip = links.at(-1) ?? links[0];
+	if (links.every(({disk}) => isUnproved(disk))) return undefined;
 	const without = links.find(({disk}) => disk.hashes === null);
 	if (without) {
 		// A point of an earlier version: its files have checksums.

@@ -8,7 +8,7 @@ import {type DiskChain, type DiskLink, isSettled, readDiskChain} from './disk-ch
 import {readDocument} from './durable-files.ts';
 import {type HashOptions, hashFiles} from './hash-file.ts';
 import {EXPIRED_FILE, MACHINE_FILE, MANIFEST_FILE, SUMS_FILE} from './layout.ts';
-import type {StoredDisk} from './manifest.ts';
+import {isUnproved, type StoredDisk} from './manifest.ts';
 import {type Point, readMachine, readPoint, type StoredPoint} from './points.ts';
 import type {Repository} from './repository.ts';
 import {parseSums} from './sums.ts';
@@ -25,7 +25,7 @@ export interface FileProblem {
 export interface PointVerification {
 	readonly point: string;
 	readonly problems: readonly FileProblem[];
-	/** What wastes space and loses nothing. */
+	/** What is no damage, but is to be known. */
 	readonly warnings: readonly FileProblem[];
 	readonly bytesRead: number;
 }
@@ -90,6 +90,12 @@ export async function verifyPoint(
 		const {problems: found, warnings: wasted} = await verifyImage(chain, options.signal);
 		problems.push(...found.map(problem => ({file: disk.file, problem})));
 		warnings.push(...wasted.map(problem => ({file: disk.file, problem})));
+		if (isUnproved(disk)) {
+			warnings.push({
+				file: disk.file,
+				problem: 'it was taken without hashes, so nobody can tell whether it holds what it should',
+			});
+		}
 		if (found.length > 0 || (depth === 'files' && chain.knownBy === 'files')) continue;
 		const content = await contentProblem(chain, options);
 		if (content !== undefined) problems.push({file: disk.file, problem: content});

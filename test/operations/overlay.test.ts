@@ -4,6 +4,7 @@ import {lastValueFrom, toArray} from 'rxjs';
 import {beforeEach, expect, test} from 'vitest';
 import {parseCopyCommand} from '../../src/images/copy-image.ts';
 import type {BackupRequest} from '../../src/operations/backup-messages.ts';
+import {restore} from '../../src/operations/restore.ts';
 import {verify} from '../../src/operations/verify.ts';
 import {type BareDisk, eventually, isRunning, MIB, ownRuntimeFolder, qemuIo} from '../jobs/bare-vm.ts';
 import {expectNothingLeft, requestFor, startBackup} from '../jobs/backups.ts';
@@ -61,6 +62,37 @@ test.each([
 	await expectSound(repository);
 	await expectNothingLeft(written.vm, repository);
 	expect(beside(written)).toEqual(images);
+});
+
+test('a copy that is not hashed stands aside: it restores, and increments go on from the point before', async () => {
+	const mount = cloningMount('xfs');
+	const [folder, repository] = [path.join(mount, 'images'), path.join(mount, 'repository')];
+	for (const made of [folder, repository]) fs.mkdirSync(made);
+	const written = await new WrittenVm(DISKS, folder).start();
+	const first = await written.back(repository);
+	for (const {name} of written.disks) await written.writeAround(name);
+	const aside = await written.back(repository, {...OVERLAY, hashes: 'none'});
+	for (const {name} of written.disks) await written.writeAround(name);
+	const third = await written.back(repository);
+	for (const point of [first, aside, third]) expectHeld(point);
+	for (const {name} of written.disks) {
+		const stored = aside.finished.manifest.disks.find(disk => disk.name === name);
+		expect(stored).toMatchObject({layout: 'clone', sha256: null, hashes: null, bitmap: null});
+		expect(storedAs(third, name)).toMatchObject({kind: 'incremental', parent: first.finished.manifest.id});
+	}
+	await expectSound(repository);
+	const to = path.join(temporaryFolder(), 'restored');
+	const restored = await lastValueFrom(
+		restore({repository, vm: aside.finished.manifest.vm, point: aside.finished.manifest.id, to}),
+	);
+	expect(restored.kind).toBe('finished');
+	await expectNothingLeft(written.vm, repository);
+});
+
+test('images that do not share their data with the repository have to be hashed', async () => {
+	const written = await new WrittenVm(DISKS).start();
+	const unhashed = written.back(cloningMount('xfs'), {...OVERLAY, hashes: 'none'});
+	await expect(unhashed).rejects.toThrow(/^vda cannot share its data with .*, so it has to be hashed$/);
 });
 
 /** A command that copies once it is told to. */

@@ -36,6 +36,7 @@ interface Options extends GlobalOptions, GroupOptions, OffOptions, RepositoryOpt
 	readonly layout: CopyWishes['layout'];
 	readonly scratch?: string;
 	readonly copyCommand?: string;
+	readonly noHashes: boolean;
 	readonly maxStall: string;
 	readonly targetTimeout?: string;
 	readonly speed?: string;
@@ -92,6 +93,11 @@ export function build(yargs: Argv): Argv {
 			type: 'string',
 			describe: "With --method overlay: what copies an image, such as 'rsync -a {source} {target}'",
 		})
+		.option('no-hashes', {
+			type: 'boolean',
+			default: false,
+			describe: 'With --method overlay: read nothing of images that share their data with the repository',
+		})
 		.option('max-stall', {
 			type: 'string',
 			default: '2s',
@@ -110,6 +116,7 @@ export function build(yargs: Argv): Argv {
 				...[
 					'scratch',
 					'copy-command',
+					'no-hashes',
 					'max-stall',
 					'target-timeout',
 					'sink',
@@ -196,6 +203,7 @@ function requestOf(options: Options, context: CommandContext): Omit<BackupReques
 		layout: options.layout,
 		scratch: options.scratch,
 		copyCommand: copyCommandOf(options),
+		hashes: hashesOf(options),
 		maxStallSeconds: parseMaxStall(options.maxStall),
 		targetTimeoutMs:
 			options.targetTimeout === undefined ? undefined : parseDuration(options.targetTimeout, '--target-timeout'),
@@ -229,6 +237,13 @@ function copyCommandOf({copyCommand, method}: Options): readonly string[] | unde
 	if (copyCommand === undefined) return undefined;
 	if (method === 'overlay') return parseCopyCommand(copyCommand);
 	throw new UsageError('--copy-command is for --method overlay');
+}
+
+function hashesOf({noHashes, method}: Options): BackupRequest['hashes'] {
+	if (!noHashes || method === 'overlay') return noHashes ? 'none' : 'all';
+	throw new UsageError('--no-hashes is for --method overlay', {
+		hint: 'By the other methods all is read anyway, and hashed on the way.',
+	});
 }
 
 /** QEMU takes whole seconds. */

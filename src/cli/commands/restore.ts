@@ -3,6 +3,7 @@ import type {Argv} from 'yargs';
 import {UsageError} from '../../errors.ts';
 import {bootCommand, formatBootCommand} from '../../operations/boot-command.ts';
 import {restore, type RestoreMessage} from '../../operations/restore.ts';
+import {isUnproved} from '../../repository/manifest.ts';
 import {toJson} from '../json.ts';
 import {printable} from '../printable.ts';
 import {openProgressView, type ProgressView} from '../progress-lines.ts';
@@ -74,6 +75,9 @@ function printWords(message: RestoreMessage, view: ProgressView, quiet: boolean)
 	switch (message.kind) {
 		case 'started':
 			view.note(`restoring ${printable(`${message.point.vm}@${message.point.id}`)}, ${message.point.consistency}`);
+			if (message.point.disks.some(isUnproved)) {
+				view.note('it was taken without hashes, so nobody can tell whether it holds what it should');
+			}
 			break;
 		case 'checking':
 			view.show([{name: 'checking', doneBytes: message.bytesRead, totalBytes: message.bytesTotal}]);
