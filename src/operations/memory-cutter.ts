@@ -1,6 +1,5 @@
 import fs from 'node:fs/promises';
 import path from 'node:path';
-import {concatMap, ignoreElements, type Observable, timer} from 'rxjs';
 import {objectName} from '../block/names.ts';
 import {overlayActions} from '../cut/external-snapshot.ts';
 import {QuiesceError} from '../errors.ts';
@@ -11,7 +10,7 @@ import {type MemoryMode, saveMemory} from '../migration/save-memory.ts';
 import {putBack, readSettings} from '../migration/settings.ts';
 import {aborted} from '../rx/aborted.ts';
 import {MEMORY_FILE} from '../snapshots/layout.ts';
-import type {Guard} from './guard.ts';
+import {heard, HUNG_MS} from './heard-by-guard.ts';
 import {clearPausing, markPausing} from './pause-marker.ts';
 import {reachAgain} from './reach-again.ts';
 import type {SnapshotRequest} from './snapshot-messages.ts';
@@ -22,9 +21,6 @@ import type {GuardedRun} from './with-guard.ts';
 
 /** How long the guest may go on, unless something else is asked for, while most of its memory is saved. */
 const LIVE_MS = 120_000;
-/** Not heard of for so long, a run counts as hung: the VM may be paused at any moment while its memory is saved. */
-const HUNG_MS = 10_000;
-const HEARD_EVERY_MS = 1_000;
 
 /** Throws `REFUSED`, with the reason, where the memory of the VM cannot be saved. Changes nothing. */
 export async function prepareMemory(vm: VmSession, mode: MemoryMode): Promise<MigrationMark> {
@@ -136,12 +132,4 @@ async function whileMarked<Value>(
 		await reachAgain(vm, qmp => qmp.execute('blockdev-del', {'node-name': token}));
 		throw error;
 	}
-}
-
-/** Never emits; fails if the guard does not hear us. */
-function heard(guard: Guard): Observable<never> {
-	return timer(HEARD_EVERY_MS, HEARD_EVERY_MS).pipe(
-		concatMap(() => guard.watchPause(HUNG_MS)),
-		ignoreElements(),
-	);
 }

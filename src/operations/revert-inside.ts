@@ -1,10 +1,12 @@
-import {concat, defer, mergeMap, type Observable} from 'rxjs';
-import {isLasting, objectName} from '../block/names.ts';
+import {concat, defer, mergeMap, type Observable, type Subscription} from 'rxjs';
+import {isLasting} from '../block/names.ts';
 import type {BlockNode} from '../block/nodes.ts';
 import {QuiesceError, UsageError} from '../errors.ts';
 import {concludeJob} from '../jobs/conclude-job.ts';
 import type {QmpBlockNode} from '../qmp/schema.ts';
 import {streamTask} from '../rx/task-stream.ts';
+import {heard, HUNG_MS} from './heard-by-guard.ts';
+import {insideJob} from './internal-snapshots.ts';
 import {clearPausing, markPausing} from './pause-marker.ts';
 import {recoverVm} from './recover.ts';
 import {lookAgain, type VmSession} from './vm-session.ts';
@@ -32,9 +34,6 @@ export type RevertInsideMessage =
 			/** QEMU's word for what the VM does. */
 			readonly status: string;
 	  };
-
-/** Longer than the start of the load. Once that is at work QEMU answers nobody until it is over. */
-const PAUSE_MS = 30_000;
 
 interface Found {
 	readonly disks: readonly {readonly name: string; readonly node: BlockNode}[];
@@ -71,23 +70,21 @@ function load(request: RevertInsideRequest, vm: VmSession, {run, guard}: Guarded
 		signal.throwIfAborted();
 		await guard.ready();
 		for (const bitmap of bitmaps) await qmp.execute('block-dirty-bitmap-remove', bitmap);
-		const id = objectName(run.id, 'memory', 'job');
+		const id = insideJob(run.id);
+		let hearing: Subscription | undefined;
 		if (vm.running) {
 			await markPausing(run.folder);
-			await guard.watchPause(PAUSE_MS);
+			await guard.watchPause(HUNG_MS);
+			// It takes as long as it takes. Without a guard it goes on all the same: it cannot be undone.
+			hearing = heard(guard).subscribe({error: () => undefined});
 		}
 		try {
-			await concludeJob(
-				qmp,
-				{id, label: `the snapshot ${tag} could not be loaded, and the VM is stopped`},
-				async () => {
-					await qmp.execute('snapshot-load', {'job-id': id, tag, vmstate, 'devices': disks.map(({node}) => node.name)});
-					// From here on it takes as long as it takes.
-					await guard.pauseOver();
-				},
+			await concludeJob(qmp, {id, label: `the snapshot ${tag} could not be loaded, and the VM is stopped`}, () =>
+				qmp.execute('snapshot-load', {'job-id': id, tag, vmstate, 'devices': disks.map(({node}) => node.name)}),
 			);
 			if (vm.running) await qmp.execute('cont');
 		} finally {
+			hearing?.unsubscribe();
 			await guard.pauseOver();
 			await clearPausing(run.folder);
 		}

@@ -5,12 +5,13 @@ import type {BlockNode} from '../block/nodes.ts';
 import {readBlockGraph} from '../block/read-graph.ts';
 import {carryBitmaps, type OverlaidDisk, removeOverlayNodes} from '../cut/external-snapshot.ts';
 import {writersOf} from '../host/writers.ts';
+import {untilConcluded} from '../jobs/conclude-job.ts';
 import type {QmpConnection} from '../qmp/connection.ts';
 import type {QmpSchema} from '../qmp/introspection.ts';
-import type {SnapshotDisk} from '../snapshots/manifest.ts';
+import type {SnapshotDisk, VmState} from '../snapshots/manifest.ts';
 import {removeFile, stateOfOverlay} from '../snapshots/overlay-file.ts';
 import {type PartialSnapshot, removePartialSnapshot} from '../snapshots/partial-snapshot.ts';
-import {deleteInternal, holdersOf} from './internal-snapshots.ts';
+import {deleteInternal, holdersOf, insideJob, vmStateIn} from './internal-snapshots.ts';
 import {fileOn} from './source-images.ts';
 
 /** The VM of an unfinished snapshot, as it is now. */
@@ -29,8 +30,8 @@ type Overlay = NonNullable<SnapshotDisk['overlay']>;
  * did, in words.
  */
 export async function settleSnapshot(vm: SettlingVm, partial: PartialSnapshot): Promise<string[]> {
+	if (partial.plan.kind === 'internal') return settleInternal(vm, partial);
 	const graph = await readBlockGraph(vm.qmp, vm.schema);
-	if (partial.plan.kind === 'internal') return settleInternal(vm.qmp, graph, partial);
 	const used = await usedOverlays(graph, partial, vm.qemuFolder);
 	if (used.length === 0) {
 		await removeOverlayNodes(
@@ -48,30 +49,40 @@ export function settleWithoutVm(partial: PartialSnapshot): Promise<string[]> {
 	return removeMade(partial);
 }
 
-/** QEMU may have been killed in the middle of the one transaction: what not all disks have is no snapshot. */
-async function settleInternal(qmp: QmpConnection, graph: BlockGraph, partial: PartialSnapshot): Promise<string[]> {
-	const {name, disks} = partial.plan;
+/** QEMU may have been killed in the middle: what not all disks have is no snapshot. */
+async function settleInternal(vm: SettlingVm, partial: PartialSnapshot): Promise<string[]> {
+	const {name, disks, run} = partial.plan;
+	// It cannot be cancelled, and QEMU lets the VM go on by itself at its end.
+	await untilConcluded(vm.qmp, insideJob(run));
+	const graph = await readBlockGraph(vm.qmp, vm.schema);
 	const holders = holdersOf(graph, name).filter(({disk}) => disks.some(planned => planned.name === disk));
-	if (holders.length === disks.length) return finishUnwitnessed(partial, []);
-	await deleteInternal(qmp, holders, name);
+	if (holders.length === disks.length) return finishUnwitnessed(partial, [], vmStateIn(holders));
+	await deleteInternal(vm.qmp, holders, name);
 	return removeMade(partial);
 }
 
-async function finishUnwitnessed(partial: PartialSnapshot, problems: readonly string[]): Promise<string[]> {
+async function finishUnwitnessed(
+	partial: PartialSnapshot,
+	problems: readonly string[],
+	vmState?: VmState,
+): Promise<string[]> {
 	const {journal, plan} = partial;
-	const warning =
-		journal.wants === 'memory'
-			? 'its run ended after the cut, before the memory was saved: it has the disks alone'
-			: 'its run ended after the cut: whether the guest was frozen is not known, and its time is when it was begun';
 	await partial.finish({
 		cutAt: journal.begunAt,
 		consistency: 'crash-consistent',
 		freeze: null,
 		standstill: null,
-		warnings: [warning, ...problems],
+		vmState,
+		warnings: [whatIsUnknown(journal.wants, vmState), ...problems],
 	});
 	const where = plan.kind === 'internal' ? 'its images have it' : 'the guest writes to its overlays';
 	return [`finished the snapshot ${plan.name} of run ${plan.run}: ${where}`, ...problems];
+}
+
+function whatIsUnknown(wants: PartialSnapshot['journal']['wants'], vmState: VmState | undefined): string {
+	if (vmState) return 'its run ended before QEMU had saved all of it: its time is when it was begun';
+	if (wants === 'memory') return 'its run ended after the cut, before the memory was saved: it has the disks alone';
+	return 'its run ended after the cut: whether the guest was frozen is not known, and its time is when it was begun';
 }
 
 /** All of it or nothing: where one overlay has been written to, the VM may be started from all of them. */

@@ -9,6 +9,7 @@ import type {SnapshotPlan} from '../snapshots/journal.ts';
 import {programVersion} from '../version.ts';
 import {captureMachine} from './capture-machine.ts';
 import {cutFrozen} from './frozen-cut.ts';
+import {insideCutter, prepareMemoryInside} from './inside-cutter.ts';
 import {memoryCutter, prepareMemory} from './memory-cutter.ts';
 import {planInternalSnapshot} from './plan-internal-snapshot.ts';
 import {planSnapshot} from './plan-snapshot.ts';
@@ -44,8 +45,13 @@ export function createSnapshot(request: SnapshotRequest): Observable<SnapshotMes
 }
 
 function refuseWithMemory({memory, quiesce, kind}: SnapshotRequest): void {
-	if (memory !== undefined && kind === 'internal') {
-		throw new UsageError('the memory is saved with overlays only', {hint: 'Leave out --internal, or --memory.'});
+	if (memory === 'background' && kind === 'internal') {
+		throw new UsageError(
+			'inside the images QEMU saves the memory of a VM that stands still, and not in the background',
+			{
+				hint: 'Leave out --internal, or write --memory=stop.',
+			},
+		);
 	}
 	if (memory !== undefined && quiesce === 'require') {
 		throw new UsageError('a guest cannot be frozen for a snapshot with its memory: it would be frozen in there', {
@@ -81,11 +87,7 @@ async function prepare(
 		plan: {...prepared.plan, warnings: [...degraded, ...prepared.plan.warnings]},
 	};
 	const {plan, planned} = task;
-	const {memory} = request;
-	const cutter =
-		memory === undefined
-			? frozenCutter(request, vm, quiescer, plan, nodes)
-			: memoryCutter({request: {...request, memory}, vm, guarded, qemuUid, mark: await prepareMemory(vm, memory)});
+	const cutter = await chooseCutter();
 	// Before it is at work nothing may be begun.
 	await guard.ready();
 	return concat(
@@ -102,6 +104,17 @@ async function prepare(
 		}),
 		request.dryRun === true ? EMPTY : takeSnapshot(task, cutter).pipe(concatMap(insist)),
 	);
+
+	async function chooseCutter(): Promise<SnapshotCutter> {
+		const {memory} = request;
+		if (memory === undefined) return frozenCutter(request, vm, quiescer, plan, nodes);
+		if (plan.kind === 'internal') {
+			const {name: snapshot, disks} = plan;
+			const vmstate = await prepareMemoryInside(vm, {disks, nodes});
+			return insideCutter({vm, run: run.id, snapshot, disks, nodes, vmstate});
+		}
+		return memoryCutter({request: {...request, memory}, vm, guarded, qemuUid, mark: await prepareMemory(vm, memory)});
+	}
 
 	/** The cut cannot be taken back; under `require` it is a failure all the same. */
 	function insist(message: SnapshotMessage): Observable<SnapshotMessage> {

@@ -7,6 +7,7 @@ import type {DamagedSnapshot, Snapshot} from '../snapshots/snapshots.ts';
 import {readChains, type VmChains} from './disk-chains.ts';
 import {imagesOver} from './image-users.ts';
 import {snapshotFolders, snapshotsIn} from './snapshot-folders.ts';
+import {vmStateIn} from './internal-snapshots.ts';
 import {openVm} from './vm-session.ts';
 import type {VmRequest} from './with-vm.ts';
 
@@ -46,6 +47,7 @@ export interface ListedSnapshot {
 	/** What is written by now to the images over it; null where that is not told. */
 	readonly overlayBytes: number | null;
 	readonly memory: SnapshotManifest['memory'];
+	readonly vmState: SnapshotManifest['vmState'];
 	readonly warnings: readonly string[];
 	readonly folder: string | null;
 }
@@ -81,14 +83,14 @@ function byTime(one: ListedSnapshot, other: ListedSnapshot): number {
 
 function describe(snapshot: Snapshot | DamagedSnapshot, chains: VmChains): ListedSnapshot {
 	const {name, folder} = snapshot;
-	const nothing = {cutAt: null, consistency: null, disks: [], overlayBytes: null, memory: null};
+	const nothing = {cutAt: null, consistency: null, disks: [], overlayBytes: null, memory: null, vmState: null};
 	if (snapshot.state === 'damaged') {
 		return {...nothing, name, folder, kind: 'external', state: 'damaged', warnings: [snapshot.reason]};
 	}
-	const {kind, cutAt, consistency, memory, warnings, disks} = snapshot.manifest;
+	const {kind, cutAt, consistency, memory, vmState, warnings, disks} = snapshot.manifest;
 	const whole = disks.every(disk => isThere(snapshot.manifest, disk, chains));
 	return {
-		...{name, folder, kind, cutAt, consistency, memory, warnings},
+		...{name, folder, kind, cutAt, consistency, memory, vmState, warnings},
 		state: whole ? 'whole' : 'broken',
 		disks: disks.map(disk => disk.name),
 		overlayBytes: sumOf(disks.map(({overlay}) => overlay && allocatedOf(overlay.file, chains))),
@@ -132,7 +134,7 @@ async function unfinishedIn(folders: readonly string[]): Promise<ListedSnapshot[
 				...{name, folder, kind: partial?.plan.kind ?? 'external', cutAt: partial?.journal.begunAt ?? null},
 				state: isAlive ? 'being taken' : 'unfinished',
 				disks: partial?.plan.disks.map(disk => disk.name) ?? [],
-				...{consistency: null, overlayBytes: null, memory: null, warnings: []},
+				...{consistency: null, overlayBytes: null, memory: null, vmState: null, warnings: []},
 			};
 		}),
 	);
@@ -151,6 +153,7 @@ function unnoted({chains}: VmChains, known: ReadonlySet<string>): ListedSnapshot
 		...{name, kind: 'internal' as const, state: 'unnoted' as const, folder: null},
 		cutAt: held[0]?.snapshot.takenAt.toISOString() ?? null,
 		disks: held.map(({disk}) => disk),
+		vmState: vmStateIn(held.map(({disk, snapshot}) => ({disk, memoryBytes: snapshot.memoryBytes}))) ?? null,
 		...{consistency: null, overlayBytes: null, memory: null, warnings: []},
 	}));
 }

@@ -4,7 +4,7 @@ import {addOverlayNodes, carryBitmaps, type OverlaidDisk} from '../cut/external-
 import {QuiesceError} from '../errors.ts';
 import type {Machine} from '../repository/machine.ts';
 import type {SnapshotPlan} from '../snapshots/journal.ts';
-import type {SnapshotMemory} from '../snapshots/manifest.ts';
+import type {SnapshotMemory, VmState} from '../snapshots/manifest.ts';
 import {createOverlay} from '../snapshots/overlay-file.ts';
 import {createPartialSnapshot, type PartialSnapshot} from '../snapshots/partial-snapshot.ts';
 import {scoped} from '../rx/scoped.ts';
@@ -32,6 +32,12 @@ export interface SnapshotTask {
 	readonly qemuFolder: string | undefined;
 }
 
+/** The memory, in a file or inside an image. */
+interface SavedWithIt {
+	readonly memory?: SnapshotMemory | undefined;
+	readonly vmState?: VmState | undefined;
+}
+
 /** How a snapshot is cut, once its overlays are ready, and what comes with it. */
 export interface SnapshotCutter {
 	readonly wants: 'disks' | 'memory';
@@ -40,7 +46,7 @@ export interface SnapshotCutter {
 		disks: readonly OverlaidDisk[],
 		partial: PartialSnapshot,
 		emit: (message: SnapshotMessage) => void,
-	) => Promise<CutRecord & {readonly memory?: SnapshotMemory | undefined}>;
+	) => Promise<CutRecord & SavedWithIt>;
 }
 
 /**
@@ -63,9 +69,9 @@ export function takeSnapshot(task: SnapshotTask, cutter: SnapshotCutter): Observ
 				const disks = planned.overlays.map(({overlaid}) => overlaid);
 				request.signal.throwIfAborted();
 				await addOverlayNodes({qmp: task.vm.qmp, run: run.id}, disks);
-				const {memory, ...record} = await cutter.cut(disks, partial, emit);
+				const {memory, vmState, ...record} = await cutter.cut(disks, partial, emit);
 				emit({kind: 'cut', ...record});
-				(await finish(task, partial, record, memory)).forEach(emit);
+				(await finish(task, partial, record, {memory, vmState})).forEach(emit);
 			}),
 	});
 }
@@ -97,14 +103,14 @@ async function finish(
 	{vm, run, planned}: SnapshotTask,
 	partial: PartialSnapshot,
 	record: CutRecord,
-	memory: SnapshotMemory | undefined,
+	saved: SavedWithIt,
 ): Promise<SnapshotMessage[]> {
 	const disks = planned.overlays.map(({overlaid}) => overlaid);
 	await requireInPlace(vm, planned);
 	const problems = await carryBitmaps({qmp: vm.qmp, run: run.id}, disks);
 	const {at: cutAt, consistency, freeze, standstill, degraded} = record;
 	const warnings = [...(degraded === undefined ? [] : [`crash-consistent only: ${degraded}`]), ...problems];
-	const {manifest, folder} = await partial.finish({cutAt, consistency, freeze, standstill, warnings, memory});
+	const {manifest, folder} = await partial.finish({cutAt, consistency, freeze, standstill, warnings, ...saved});
 	await clearPointer(run.folder);
 	return [...problems.map(text => ({kind: 'warning' as const, text})), {kind: 'finished', manifest, folder}];
 }

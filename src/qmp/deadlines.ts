@@ -22,6 +22,9 @@ const DEADLINES_MS: Partial<Record<QmpCommandName, number>> = {
 	'qom-set': 60_000,
 	'query-qmp-schema': 30_000,
 	'transaction': 60_000,
+	// QEMU answers when it is through with all of the memory, and nobody until then.
+	'snapshot-save': 86_400_000,
+	'snapshot-load': 86_400_000,
 };
 
 export function deadlineMs(command: QmpCommandName): number {

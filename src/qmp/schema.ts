@@ -10,6 +10,8 @@ export interface QmpCommands {
 	'query-name': {arguments: undefined; return: {name?: string}};
 	'query-uuid': {arguments: undefined; return: {UUID: string}};
 	'query-status': {arguments: undefined; return: {status: string; running: boolean}};
+	/** Bytes. */
+	'query-memory-size-summary': {arguments: undefined; return: {'base-memory': number; 'plugged-memory'?: number}};
 	'query-chardev': {arguments: undefined; return: QmpChardev[]};
 	'query-block': {arguments: undefined; return: QmpBlockBackend[]};
 	'query-named-block-nodes': {arguments: {flat?: boolean}; return: QmpBlockNode[]};
@@ -328,6 +330,7 @@ export interface QmpEvents {
 	/** Only with the capability `events`. */
 	MIGRATION: {status: string};
 	STOP: QmpNothing;
+	RESUME: QmpNothing;
 	JOB_STATUS_CHANGE: {id: string; status: QmpJobStatus};
 	/** Before the job is concluded. `device` is the job. */
 	BLOCK_JOB_COMPLETED: {device: string; error?: string};

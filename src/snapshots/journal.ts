@@ -9,7 +9,7 @@ const JOURNAL_FORMAT = 1;
 /** What is known of a snapshot before its cut. */
 export type SnapshotPlan = Omit<
 	SnapshotManifest,
-	'format' | 'cutAt' | 'finishedAt' | 'consistency' | 'freeze' | 'standstill' | 'memory'
+	'format' | 'cutAt' | 'finishedAt' | 'consistency' | 'freeze' | 'standstill' | 'memory' | 'vmState'
 >;
 
 /**

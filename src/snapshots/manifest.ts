@@ -40,6 +40,12 @@ export interface SnapshotMemory {
 	readonly running: boolean;
 }
 
+/** RAM and devices inside an image. */
+export interface VmState {
+	readonly disk: string;
+	readonly bytes: number;
+}
+
 /** snapshot.json: all that is known of a snapshot. Members that this version does not know are kept. */
 export interface SnapshotManifest extends Pick<
 	PointManifest,
@@ -52,6 +58,8 @@ export interface SnapshotManifest extends Pick<
 	/** Disks of the VM that it leaves out. */
 	readonly skipped: readonly {readonly name: string; readonly reason: string}[];
 	readonly memory: SnapshotMemory | null;
+	/** The same of an internal one, which QEMU keeps in the image of this disk. */
+	readonly vmState: VmState | null;
 	readonly warnings: readonly string[];
 }
 
@@ -99,6 +107,7 @@ const schema: v.GenericSchema<unknown, SnapshotManifest> = v.pipe(
 		...cutMembers,
 		finishedAt: time,
 		memory: v.nullable(memory),
+		vmState: v.optional(v.nullable(v.looseObject({disk: v.string(), bytes})), null),
 	}),
 	v.check(
 		({kind, disks}) => disks.every(({overlay}) => (kind === 'external') === (overlay !== null)),

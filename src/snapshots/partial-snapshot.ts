@@ -18,7 +18,7 @@ import {thisOwner} from '../repository/owner.ts';
 import {formatSums} from '../repository/sums.ts';
 import {type Journal, newJournal, parseJournal, type SnapshotPlan} from './journal.ts';
 import {MEMORY_FILE, parsePartialFolderName, partialFolderName, SNAPSHOT_FILE} from './layout.ts';
-import {parseSnapshot, SNAPSHOT_FORMAT, type SnapshotManifest, type SnapshotMemory} from './manifest.ts';
+import {parseSnapshot, SNAPSHOT_FORMAT, type SnapshotManifest, type SnapshotMemory, type VmState} from './manifest.ts';
 import type {Snapshot} from './snapshots.ts';
 
 /** What is known of a snapshot only after its cut. */
@@ -27,6 +27,7 @@ export interface SnapshotCut extends Pick<SnapshotManifest, 'cutAt' | 'consisten
 	readonly warnings: readonly string[];
 	/** Its file is in the partial folder, complete and closed. */
 	readonly memory?: SnapshotMemory | undefined;
+	readonly vmState?: VmState | undefined;
 }
 
 /** A snapshot that has no name yet: a hidden folder, until {@link finish} lets it appear whole. */
@@ -56,10 +57,10 @@ export class PartialSnapshot {
 
 	/** Makes the snapshot appear, once it has been cut. Can be repeated, also by another run. */
 	async finish(cut: SnapshotCut, now = new Date()): Promise<Snapshot> {
-		const {warnings, memory = null, ...rest} = cut;
+		const {warnings, memory = null, vmState = null, ...rest} = cut;
 		const {plan} = this;
 		const written: SnapshotManifest = {
-			...{...plan, ...rest, memory, format: SNAPSHOT_FORMAT, finishedAt: now.toISOString()},
+			...{...plan, ...rest, memory, vmState, format: SNAPSHOT_FORMAT, finishedAt: now.toISOString()},
 			warnings: [...plan.warnings, ...warnings],
 		};
 		const text = formatDocument(written);

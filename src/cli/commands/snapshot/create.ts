@@ -57,7 +57,7 @@ export function build(yargs: Argv): Argv {
 			choices: MEMORY_MODES,
 			describe:
 				'Save the memory and the devices too, at the same instant: while the guest goes on (--memory), while it is ' +
-				'paused (--memory=stop), or behind its back (--memory=background)',
+				'paused (--memory=stop), or behind its back (--memory=background). With --internal it is always paused',
 		})
 		.option('live-for', {
 			type: 'string',

@@ -38,7 +38,7 @@ export function run(options: Options): Promise<void> {
 
 const COLUMNS: readonly Column<ListedSnapshot>[] = [
 	{title: 'SNAPSHOT', value: ({name}) => printable(name)},
-	{title: 'KIND', value: ({kind, memory}) => (memory ? `${kind}, memory` : kind)},
+	{title: 'KIND', value: ({kind, memory, vmState}) => ((memory ?? vmState) ? `${kind}, memory` : kind)},
 	{title: 'CUT', value: ({cutAt}) => cutAt ?? ''},
 	{
 		title: 'CONSISTENCY',
