@@ -1,10 +1,12 @@
+import {execFileSync} from 'node:child_process';
 import fs from 'node:fs';
 import path from 'node:path';
+import {concatMap} from 'rxjs';
 import {beforeEach, expect, test} from 'vitest';
 import {commit, type CommitRequest, type MergeMessage} from '../../src/operations/commit.ts';
 import {eventually, inside, isRunning, MIB, ownRuntimeFolder, startVm} from '../jobs/bare-vm.ts';
 import {expectNothingLeftOutside} from '../jobs/backups.ts';
-import {qemuImg, temporaryFolder} from '../repository/fixture.ts';
+import {qemuImg, temporaryFolder, temporaryMount} from '../repository/fixture.ts';
 import {chainOf, collect, expectContent, putOverlay, whileWriting} from './chain-vm.ts';
 import {startToolAt} from './tool-at-step.ts';
 import {WrittenVm} from './written-vm.ts';
@@ -14,8 +16,11 @@ beforeEach(() => {
 });
 
 function committing(written: WrittenVm, wish: Partial<CommitRequest> = {}): Promise<MergeMessage[]> {
-	const sockets = {qmp: {unix: written.vm.qmpPath}};
-	return collect(commit({sockets, signal: new AbortController().signal, tell: () => undefined, ...wish}));
+	return collect(commit({...requestOf(written), ...wish}));
+}
+
+function requestOf({vm}: WrittenVm): CommitRequest {
+	return {sockets: {qmp: {unix: vm.qmpPath}}, signal: new AbortController().signal, tell: () => undefined};
 }
 
 function base(written: WrittenVm, disk: string): string {
@@ -114,6 +119,38 @@ test('what cannot go well is refused before anything is changed', async () => {
 	await written.execute('block-commit', {'job-id': 'theirs', 'device': 'vda-a', 'speed': 1, 'auto-dismiss': false});
 	await expect(committing(written)).rejects.toThrow('another job is at work on vda');
 	expect((await inside(written.vm.qmp)).jobs).toEqual(['theirs']);
+});
+
+test('a base on a file system that is read-only by now is refused', async () => {
+	const mount = temporaryMount(20);
+	const beneath = path.join(mount, 'base.qcow2');
+	qemuImg('create', '-q', '-f', 'qcow2', beneath, '4M');
+	const image = path.join(temporaryFolder(), 'overlay.qcow2');
+	qemuImg('create', '-q', '-f', 'qcow2', '-b', beneath, '-F', 'qcow2', image);
+	const written = await new WrittenVm([{name: 'vda', sizeBytes: 4 * MIB, format: 'qcow2', image}]).start();
+	execFileSync('mount', ['-o', 'remount,ro', mount]);
+	await expect(committing(written)).rejects.toThrow(`vda: its base ${beneath} is on a read-only file system`);
+	expect((await inside(written.vm.qmp)).jobs).toEqual([]);
+});
+
+test('of two commits at once one is refused, and the other goes on', async () => {
+	const written = await new WrittenVm().start(undefined, ['-qmp', 'unix:third.sock,server=on,wait=off']);
+	const overlay = await putOverlay(written, 'vda', 'a');
+	await written.write('vda', 0, 4 * MIB);
+	const third = {qmp: {unix: path.join(written.vm.dir, 'third.sock')}};
+	const refused: unknown[] = [];
+	const first$ = commit({...requestOf(written), speed: 4 * MIB}).pipe(
+		concatMap(async message => {
+			if (message.kind === 'planned')
+				await committing(written, {sockets: third}).catch((error: unknown) => refused.push(error));
+			return message;
+		}),
+	);
+	await collect(first$);
+	expect(refused).toMatchObject([{code: 'LOCKED'}]);
+	expect(fs.existsSync(overlay)).toBe(false);
+	await written.quit();
+	expectContent(written, 'vda', base(written, 'vda'));
 });
 
 test('a base is enlarged where the disk was, and a larger one is refused', async () => {

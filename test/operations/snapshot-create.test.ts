@@ -105,6 +105,21 @@ test('what cannot go well is refused before anything is made', async () => {
 	await refuse({snapshot: 'two'}, /^a snapshot cannot be called two: there is one of that name/);
 });
 
+test('a chain of 100 images gets no further overlay', async () => {
+	const folder = temporaryFolder();
+	const image = (nth: number): string => path.join(folder, `${nth + 100}.qcow2`);
+	qemuImg('create', '-q', '-f', 'qcow2', image(1), '1M');
+	qemuImg('create', '-q', '-f', 'qcow2', '-b', image(1), '-F', 'qcow2', image(2));
+	const second = fs.readFileSync(image(2), 'latin1');
+	for (let nth = 3; nth <= 100; nth++) {
+		fs.writeFileSync(image(nth), second.replaceAll(image(1), image(nth - 1)), 'latin1');
+	}
+	const written = await new WrittenVm([{name: 'vda', sizeBytes: MIB, format: 'qcow2', image: image(100)}]).start();
+	await expect(snapshotOf(snapshotRequest(written.vm))).rejects.toThrow(
+		/^no snapshot can be taken of vda: .*100 images/,
+	);
+});
+
 test('an overlay whose name is taken meanwhile, and a cancellation, leave nothing', async () => {
 	const written = await new WrittenVm([{name: 'vda', sizeBytes: 4 * MIB, format: 'qcow2'}]).start();
 	const before = {inside: await inside(written.vm.qmp), files: fs.readdirSync(written.folder)};
