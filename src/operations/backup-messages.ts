@@ -1,13 +1,13 @@
 import type {CutMethod} from '../cut/cut.ts';
 import type {Consistency, DiskLayout, FreezeRecord, PointKind, PointManifest} from '../repository/manifest.ts';
 import type {SinkName} from '../sink/sink.ts';
+import type {CopyRequest} from './copy-task.ts';
 import type {GroupMember} from './group.ts';
 import type {CopyWishes} from './plan-copies.ts';
-import type {QuiesceRequest} from './with-quiescer.ts';
 import type {Session} from './vm-session.ts';
 import type {AnyVmRequest} from './with-vm.ts';
 
-export interface BackupRequest extends Omit<QuiesceRequest, 'sockets'>, AnyVmRequest, CopyWishes {
+export interface BackupRequest extends CopyRequest, AnyVmRequest, CopyWishes {
 	/** The repository's folder, which must exist; an empty one becomes a repository. */
 	readonly repository: string;
 	/** How the point is cut and read; undefined for the best that the VM can. */
@@ -18,14 +18,8 @@ export interface BackupRequest extends Omit<QuiesceRequest, 'sockets'>, AnyVmReq
 	readonly copyCommand?: readonly string[] | undefined;
 	/** `none`, for `overlay` where all images share their data with the repository: nothing is read. */
 	readonly hashes?: 'all' | 'none' | undefined;
-	/** For how long a request of the guest may wait for `fleece`. Whole, 1 to 4; default 2. */
-	readonly maxStallSeconds?: number | undefined;
-	/** After so long without any progress the copy fails; undefined for the method's own. */
-	readonly targetTimeoutMs?: number | undefined;
 	readonly sink: SinkName;
 	readonly compression: 'none' | 'zstd';
-	/** For each disk. */
-	readonly speedBytesPerSecond?: number | undefined;
 	/** What keeps it in step with the other VMs of a group. */
 	readonly member?: GroupMember | undefined;
 	/** Plan, and stop there. */

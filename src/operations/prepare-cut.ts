@@ -5,14 +5,14 @@ import type {Cut, CutContext, CutDisk} from '../cut/cut.ts';
 import {type FleeceDisk, prepareFleece} from '../cut/fleece.ts';
 import {preparePush} from '../cut/push.ts';
 import type {Sink} from '../sink/sink.ts';
+import type {CopyTask} from './copy-task.ts';
 import type {DiskCopy} from './plan-copies.ts';
 import type {DiskWithMedium} from './select-disks.ts';
-import type {PointTask} from './point-task.ts';
 
 const DEFAULT_MAX_STALL_SECONDS = 2;
 
 /** Makes everything ready for the cut, in the way that was chosen. */
-export async function prepareCut({request, vm, run, copies, chosen, qemuUid}: PointTask, sink: Sink): Promise<Cut> {
+export async function prepareCut({request, vm, run, copies, chosen, qemuUid}: CopyTask, sink: Sink): Promise<Cut> {
 	const context: CutContext = {
 		qmp: vm.qmp,
 		run: run.id,

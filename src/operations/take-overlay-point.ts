@@ -18,6 +18,7 @@ import {scoped} from '../rx/scoped.ts';
 import {createOverlay, removeFile, stateOfOverlay} from '../snapshots/overlay-file.ts';
 import type {BackupMessage, CutRecord, DiskProgress} from './backup-messages.ts';
 import {commitOverlays} from './commit-overlays.ts';
+import {TARGET_TIMEOUT_MS, unwind} from './copy-disks.ts';
 import {cutFrozen} from './frozen-cut.ts';
 import {hashImages} from './hash-images.ts';
 import {keepBitmaps, markRecordings} from './keep-bitmaps.ts';
@@ -25,7 +26,7 @@ import {type OverlayDisk, overlayFile} from './overlay-disks.ts';
 import type {PointTask} from './point-task.ts';
 import {reachAgain} from './reach-again.ts';
 import {sinkDiskOf, type WrittenBytes} from './store-copies.ts';
-import {abandonPoint, finishPoint, TARGET_TIMEOUT_MS, unwind} from './take-point.ts';
+import {abandonPoint, finishPoint} from './take-point.ts';
 import {watchSpace} from './watch-space.ts';
 import {lostErrors} from './with-vm.ts';
 
