@@ -33,8 +33,12 @@ export async function vmOf(
 	{off, image = []}: OffOptions,
 	repository?: string,
 ): Promise<VmSockets | VmImages> {
-	const {vm, name, qmp, agent} = options;
 	if (!off && image.length === 0) return socketsOf(options);
+	return imagesOf(options, {off, image}, repository);
+}
+
+/** The images of a VM that is off. */
+export function imagesOf({vm, name, qmp, agent}: VmOptions, {image = []}: OffOptions, repository?: string): VmImages {
 	if (qmp !== undefined || agent !== undefined) {
 		throw new UsageError('a VM that is off has no sockets: give either --qmp and --agent, or --off and --image');
 	}

@@ -21,6 +21,11 @@ export function repositoryOf({repository}: RepositoryOption): string {
 	return folder;
 }
 
+/** For what can do without. */
+export function repositoryIfAny({repository}: RepositoryOption): string | undefined {
+	return (repository ?? process.env['QUIESCE_REPOSITORY']) || undefined;
+}
+
 /** Reads `VM` or `VM@POINT`. A VM's name may hold an `@` too: the last one counts. */
 export function parsePointName(text: string): {readonly vm: string; readonly point: string | undefined} {
 	const at = text.lastIndexOf('@');

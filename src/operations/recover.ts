@@ -6,6 +6,7 @@ import {type HostLock, LockedError, takeLock} from '../host/lock.ts';
 import {openRepository, type Repository} from '../repository/repository.ts';
 import {removeDeadPartials} from './dead-partials.ts';
 import {removeLeftovers, resumeIfLeft} from './leftovers.ts';
+import {tellOfReverts} from './left-reverts.ts';
 import {isQuiesceFailure} from './quiescer.ts';
 import {recoverSnapshots} from './recover-snapshots.ts';
 import {settleLeftMerges} from './settle-left-merges.ts';
@@ -60,6 +61,7 @@ export function recoverVm(
 		vm.power === 'on' ? inWords(() => recoverSnapshots(vm, snapshots)) : EMPTY,
 		// Before the folders of dead runs go, in which it says what they were about.
 		vm.power === 'on' ? inWords(() => settleLeftMerges(vm)) : EMPTY,
+		inWords(() => tellOfReverts(vm, snapshots)),
 		inWords(() => removeLeftovers(vm, scratch)),
 		inWords(async () => (repository ? removeDeadPartials(repository, vm.name) : [])),
 	);

@@ -31,7 +31,7 @@ export type RevertInsideMessage =
 			readonly snapshot: string;
 			readonly disks: readonly string[];
 			readonly droppedBitmaps: readonly string[];
-			/** QEMU's word for what the VM does. */
+			/** QEMU's word for what the VM does; `off` if it does not run. */
 			readonly status: string;
 	  };
 
@@ -113,7 +113,7 @@ async function find(vm: VmSession, tag: string): Promise<Found> {
 	const [vmstate] = disks.filter(({node}) => (snapshotOf(node.name)?.['vm-state-size'] ?? 0) > 0);
 	if (!vmstate) {
 		throw new QuiesceError('REFUSED', `the snapshot ${tag} has no memory, so a running guest cannot go back to it`, {
-			hint: 'Its memory would know nothing of what its disks are then. Stop the VM, and use `qemu-img snapshot -a` on each image.',
+			hint: 'Its memory would know nothing of what its disks are then. Stop the VM, and name its images with --image, or write --off.',
 		});
 	}
 	const others = writable.filter(disk => !disks.includes(disk)).map(({name}) => name);
@@ -124,9 +124,10 @@ async function find(vm: VmSession, tag: string): Promise<Found> {
 	};
 }
 
-function requireDroppable(
-	{dropBitmaps, dropNamed}: RevertInsideRequest,
-	bitmaps: readonly {readonly node: string; readonly name: string}[],
+/** Throws `REFUSED` for what is not asked for by a switch, or by name. */
+export function requireDroppable(
+	{dropBitmaps, dropNamed}: Pick<RevertInsideRequest, 'dropBitmaps' | 'dropNamed'>,
+	bitmaps: readonly {readonly name: string}[],
 ): void {
 	const left = bitmaps.filter(({name}) => !(dropBitmaps && isLasting(name)) && !dropNamed.includes(name));
 	if (left.length === 0) return;

@@ -37,7 +37,9 @@ export async function planRevert(request: RevertRequest, run: string): Promise<R
 	if (snapshot.state === 'damaged') throw new QuiesceError('DAMAGED', `the snapshot ${name}: ${snapshot.reason}`);
 	const {manifest} = snapshot;
 	if (manifest.kind === 'internal') {
-		throw new UsageError(`${name} is an internal snapshot, and can be brought back in the running VM alone`);
+		throw new UsageError(`${name} is an internal snapshot, which is brought back inside the images`, {
+			hint: 'Leave --folder out; and while the VM is off, name its images with --image, or write --off.',
+		});
 	}
 	const machine = await requireSoundFiles(snapshot, request.signal);
 	await requireSoundBases(snapshot);
