@@ -2,6 +2,7 @@ import fs from 'node:fs/promises';
 import path from 'node:path';
 import * as v from 'valibot';
 import {errnoOf} from '../errors.ts';
+import {mergedImages} from '../snapshots/retell.ts';
 
 const NAME = 'chain.json';
 
@@ -16,6 +17,8 @@ const mergeRecord = v.strictObject({
 	nodes: v.array(v.string()),
 	/** The layers' files, the top first, with their inodes; those that are to be removed. */
 	files: v.array(v.strictObject({file: v.string(), inode: v.number()})),
+	/** What snapshots are to be told; null where images are in no files. */
+	images: v.nullable(mergedImages),
 });
 
 const chainJournal = v.strictObject({

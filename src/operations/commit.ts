@@ -1,10 +1,12 @@
 import {concat, concatMap, defer, EMPTY, type Observable, of} from 'rxjs';
+import type {Snapshot} from '../snapshots/snapshots.ts';
 import type {ChainPace} from './chain-work.ts';
 import {readChains, type VmChains} from './disk-chains.ts';
 import {mergeChains, type MergeChainsMessage} from './merge-chains.ts';
 import type {MergePlan} from './merge-plan.ts';
 import {type CommitWish, planCommits} from './plan-commit.ts';
 import {recoverVm} from './recover.ts';
+import {readableSnapshots} from './snapshot-folders.ts';
 import {withGuard} from './with-guard.ts';
 import {type VmRequest, withVm} from './with-vm.ts';
 
@@ -53,23 +55,25 @@ export function commit(request: CommitRequest): Observable<MergeMessage> {
 
 /** The part that all merges have in common. */
 export function mergeIn(
-	request: VmRequest & ChainPace & {readonly dryRun?: boolean | undefined},
+	request: VmRequest & ChainPace & {readonly dryRun?: boolean | undefined; readonly folder?: string | undefined},
 	doing: string,
 	plan: (vm: VmChains) => Promise<readonly MergePlan[]>,
 	files: 'keep' | 'remove',
 ): Observable<MergeMessage> {
 	return withVm(request, `${doing} since ${new Date().toISOString()}`, (vm, run) => {
-		const planned$ = (use: (chains: VmChains, plans: readonly MergePlan[]) => Observable<MergeMessage>) =>
+		const planned$ = (
+			use: (chains: VmChains, plans: readonly MergePlan[], snapshots: readonly Snapshot[]) => Observable<MergeMessage>,
+		) =>
 			defer(async () => {
 				request.signal.throwIfAborted();
 				const chains = await readChains(vm);
-				return [chains, await plan(chains)] as const;
+				return [chains, await plan(chains), await readableSnapshots(vm, request.folder)] as const;
 			}).pipe(
-				concatMap(([chains, plans]) =>
+				concatMap(([chains, plans, snapshots]) =>
 					concat(
 						of({kind: 'planned' as const, vm: vm.name, disks: plans.map(plannedOf)}),
 						plans.flatMap(({warnings}) => warnings.map(text => ({kind: 'warning' as const, text}))),
-						use(chains, plans),
+						use(chains, plans, snapshots),
 					),
 				),
 			);
@@ -80,8 +84,8 @@ export function mergeIn(
 				recoverVm(vm, {}, undefined),
 				// Before it is at work nothing may be begun.
 				defer(() => guard.ready()).pipe(concatMap(() => EMPTY)),
-				planned$((chains, plans) => {
-					const options = {files, speed: request.speed, deadlineMs: request.deadlineMs};
+				planned$((chains, plans, snapshots) => {
+					const options = {files, snapshots, speed: request.speed, deadlineMs: request.deadlineMs};
 					return concat(
 						mergeChains({request, vm, run}, chains, plans, options),
 						of(

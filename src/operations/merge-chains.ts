@@ -2,12 +2,14 @@ import fs from 'node:fs/promises';
 import {concat, concatMap, defer, EMPTY, from, type Observable, of} from 'rxjs';
 import {nodesAbove} from '../block/layers.ts';
 import type {BlockNodes} from '../block/nodes.ts';
+import {tellWhatIsMerged, tellWhatIsSpoiled} from '../snapshots/retell.ts';
+import type {Snapshot} from '../snapshots/snapshots.ts';
 import {clearJournal, type MergeRecord, writeJournal} from './chain-journal.ts';
 import type {ChainNews, ChainPace, ChainWork} from './chain-work.ts';
 import {commitActive} from './commit-active.ts';
 import type {VmChains} from './disk-chains.ts';
 import {type LayerMerge, mergeLayers} from './merge-layers.ts';
-import type {MergePlan} from './merge-plan.ts';
+import {imagesOf, type MergePlan} from './merge-plan.ts';
 import {removeFiles, type SettledFile} from './settle-merge.ts';
 
 export type MergeChainsMessage =
@@ -21,6 +23,8 @@ export type MergeChainsMessage =
 export interface MergeChainsOptions extends ChainPace {
 	/** What becomes of the files of the layers, once they have left their chains and nothing uses them. */
 	readonly files: 'keep' | 'remove';
+	/** All that are known of the VM: some of them lie on the layers. */
+	readonly snapshots: readonly Snapshot[];
 }
 
 /**
@@ -32,19 +36,23 @@ export function mergeChains(
 	work: ChainWork,
 	{graph, qemu}: VmChains,
 	plans: readonly MergePlan[],
-	{files, ...pace}: MergeChainsOptions,
+	{files, snapshots, ...pace}: MergeChainsOptions,
 ): Observable<MergeChainsMessage> {
 	return defer(async () => {
 		const merges = await Promise.all(plans.map(plan => recordOf(graph.nodes, plan, files)));
 		const identity = qemu ? {pid: qemu.pid, startTicks: qemu.startTicks} : null;
 		await writeJournal(work.run.folder, {vm: work.vm.lockKey, qemu: identity, merges});
+		await tellWhatIsSpoiled(
+			snapshots,
+			merges.flatMap(({images}) => images ?? []),
+		);
 		return merges;
 	}).pipe(
 		concatMap(records => {
 			const settle = (disk: string, stillUsed: readonly string[]): Observable<MergeChainsMessage> => {
 				const plan = plans.find(candidate => candidate.disk.name === disk);
 				const record = records.find(candidate => candidate.disk === disk);
-				return plan && record ? settled(work, plan, record, stillUsed) : EMPTY;
+				return plan && record ? settled(work, {plan, record, stillUsed, snapshots}) : EMPTY;
 			};
 			const [active, others] = [plans.filter(isActive), plans.filter(plan => !isActive(plan))];
 			return concat(
@@ -109,20 +117,26 @@ async function recordOf(nodes: BlockNodes, plan: MergePlan, files: 'keep' | 'rem
 		layers: going.map(({node}) => node.name),
 		nodes: [...nodesAbove(nodes, going[0].node.name, (kind === 'stream' ? below : into)?.node.name)],
 		files: found,
+		images: imagesOf(plan, files === 'remove') ?? null,
 	};
 }
 
-function settled(
-	{vm}: ChainWork,
-	{disk, kind, into, going}: MergePlan,
-	record: MergeRecord,
-	stillUsed: readonly string[],
-): Observable<MergeChainsMessage> {
+interface Settling {
+	readonly plan: MergePlan;
+	readonly record: MergeRecord;
+	readonly stillUsed: readonly string[];
+	readonly snapshots: readonly Snapshot[];
+}
+
+function settled({vm}: ChainWork, {plan, record, stillUsed, snapshots}: Settling): Observable<MergeChainsMessage> {
+	const {disk, kind, into, going} = plan;
 	const liesOn = kind === 'active' ? into.name : disk.medium.filename;
 	const left = going.filter(({file}) => !record.files.some(other => other.file === file));
 	return concat(
 		of({kind: 'merged' as const, disk: disk.name, into: into.name, liesOn}),
 		stillUsed.map(node => ({kind: 'warning' as const, text: `${disk.name}: something still uses the node ${node}`})),
+		// Before the files go: a run that dies is then still known to have merged them.
+		defer(() => tellWhatIsMerged(snapshots, record.images ? [record.images] : [])).pipe(concatMap(() => EMPTY)),
 		defer(() => removeFiles(vm, record)).pipe(concatMap(messages => from(messages))),
 		left.map(({name}) => ({kind: 'kept' as const, file: name, why: null})),
 	);

@@ -1,3 +1,4 @@
+import type {MergedImages} from '../snapshots/retell.ts';
 import type {Layer} from './disk-chains.ts';
 import type {DiskWithMedium} from './select-disks.ts';
 
@@ -27,4 +28,23 @@ export function bytesOf(layers: readonly Layer[]): number | undefined {
 	return layers.reduce<number | undefined>((sum, {node: {allocatedBytes}}) => {
 		return sum === undefined || allocatedBytes === undefined ? undefined : sum + allocatedBytes;
 	}, 0);
+}
+
+/** What snapshots are to be told of it; undefined where images are in no files. */
+export function imagesOf(
+	{disk, kind, into, going, namedBy, below}: MergePlan,
+	removes: boolean,
+): MergedImages | undefined {
+	const files = going.flatMap(({file}) => file ?? []);
+	if (into.file === undefined || files.length < going.length) return undefined;
+	return {
+		disk: disk.name,
+		way: kind === 'stream' ? 'up' : 'down',
+		into: into.file,
+		intoFormat: into.node.driver,
+		going: files,
+		above: namedBy?.file ?? null,
+		below: below?.file ?? null,
+		removes,
+	};
 }

@@ -1,5 +1,4 @@
 import {QuiesceError} from '../errors.ts';
-import type {Merged} from '../snapshots/deletion.ts';
 import type {Snapshot} from '../snapshots/snapshots.ts';
 import type {DiskChain, VmChains} from './disk-chains.ts';
 import {bytesOf, type MergePlan} from './merge-plan.ts';
@@ -16,7 +15,7 @@ export async function planDeletion(vm: VmChains, {name, manifest}: Snapshot): Pr
 	for (const {name: disk, base, overlay} of manifest.disks) {
 		const chain = vm.chains.find(one => one.disk.name === disk);
 		const at = chain?.layers.findIndex(({file}) => file === overlay?.file) ?? -1;
-		if (!chain || !overlay || at < 0) continue;
+		if (!chain || !overlay || at < 0 || overlay.file === base.file) continue;
 		if (chain.layers[at + 1]?.file !== base.file) {
 			throw new QuiesceError('REFUSED', `${disk}: ${overlay.file} does not lie directly on ${base.file} any more`, {
 				hint: `Another program has changed the chain. Merge by hand, with \`quiesce commit\`, and remove the folder of ${name}.`,
@@ -36,13 +35,4 @@ async function planDisk(vm: VmChains, {disk, layers}: DiskChain, at: number): Pr
 	return isLess
 		? planStreams(vm, {disks: [disk.name], base: below?.node.name})
 		: planCommits(vm, {disks: [disk.name], top: overlay.node.name, base: base.node.name});
-}
-
-/** What other snapshots have to be told once this is done. */
-export function mergedBy(plans: readonly MergePlan[]): Merged[] {
-	return plans.flatMap(({disk, into, going}) =>
-		going.flatMap(({file: gone}) =>
-			gone === undefined || into.file === undefined ? [] : [{disk: disk.name, gone, into: into.file}],
-		),
-	);
 }

@@ -8,12 +8,13 @@ import {
 	isComplete,
 	removePartialSnapshot,
 } from '../snapshots/partial-snapshot.ts';
+import {removeDeleted} from '../snapshots/deletion.ts';
 import {qemuOf} from './capture-machine.ts';
 import {isAlive, runFolders} from './run.ts';
 import {settleSnapshot} from './settle-snapshot.ts';
 import {readChains} from './disk-chains.ts';
 import {settleDeletion} from './settle-deletion.ts';
-import {snapshotFolders, snapshotsIn} from './snapshot-folders.ts';
+import {readableSnapshots, snapshotFolders} from './snapshot-folders.ts';
 import {clearPointer, snapshotOfRun} from './snapshot-pointer.ts';
 import type {VmSession} from './vm-session.ts';
 
@@ -49,9 +50,19 @@ export async function recoverSnapshots(vm: VmSession, named?: string): Promise<s
 		await settle({folder, name: partial.plan.name, partial});
 		if (partial.plan.vm === vm.name) await clearPointer(runFolder);
 	}
-	const known = (await snapshotsIn(folders)).flatMap(one => (one.state === 'readable' ? [one] : []));
+	return done;
+}
+
+/** Ends the deletions of dead runs, once it is settled what these have merged. Returns what it did, in words. */
+export async function recoverDeletions(vm: VmSession, named?: string): Promise<string[]> {
+	const known = await readableSnapshots(vm, named);
 	const files = new Set((await readChains(vm)).chains.flatMap(({layers}) => layers.flatMap(({file}) => file ?? [])));
+	const done: string[] = [];
 	for (const snapshot of known) done.push(...(await settleDeletion(snapshot, known, files)));
+	for (const folder of snapshotFolders(vm.name, await vm.readGraph(), (await qemuOf(vm))?.cwd, named)) {
+		for (const name of await removeDeleted(folder))
+			done.push(`removed the rest of the snapshot ${name}, which was deleted`);
+	}
 	return done;
 }
 

@@ -8,7 +8,7 @@ import {removeDeadPartials} from './dead-partials.ts';
 import {removeLeftovers, resumeIfLeft} from './leftovers.ts';
 import {tellOfReverts} from './left-reverts.ts';
 import {isQuiesceFailure} from './quiescer.ts';
-import {recoverSnapshots} from './recover-snapshots.ts';
+import {recoverDeletions, recoverSnapshots} from './recover-snapshots.ts';
 import {settleLeftMerges} from './settle-left-merges.ts';
 import {thawLeftover} from './thaw-leftover.ts';
 import type {Session} from './vm-session.ts';
@@ -60,7 +60,8 @@ export function recoverVm(
 		// Before what records for them is removed.
 		vm.power === 'on' ? inWords(() => recoverSnapshots(vm, snapshots)) : EMPTY,
 		// Before the folders of dead runs go, in which it says what they were about.
-		vm.power === 'on' ? inWords(() => settleLeftMerges(vm)) : EMPTY,
+		vm.power === 'on' ? inWords(() => settleLeftMerges(vm, snapshots)) : EMPTY,
+		vm.power === 'on' ? inWords(() => recoverDeletions(vm, snapshots)) : EMPTY,
 		inWords(() => tellOfReverts(vm, snapshots)),
 		inWords(() => removeLeftovers(vm, scratch)),
 		inWords(async () => (repository ? removeDeadPartials(repository, vm.name) : [])),

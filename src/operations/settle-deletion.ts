@@ -12,7 +12,7 @@ export async function settleDeletion(
 ): Promise<string[]> {
 	const merged = await readDeletion(snapshot);
 	if (!merged) return [];
-	const left = merged.filter(({gone}) => files.has(gone));
+	const left = merged.filter(({going}) => going.some(file => files.has(file)));
 	if (left.length === 0) {
 		await finishDeletion(snapshot, others, merged);
 		return [`deleted the snapshot ${snapshot.name}, whose images had been merged`];

@@ -1,8 +1,11 @@
+import {tellWhatIsMerged, tellWhatIsSpoiled} from '../snapshots/retell.ts';
+import type {Snapshot} from '../snapshots/snapshots.ts';
 import {qemuOf} from './capture-machine.ts';
 import {type ChainJournal, clearJournal, type MergeRecord, readJournal} from './chain-journal.ts';
 import {removeNodes} from './remove-nodes.ts';
 import {isAlive, runFolders} from './run.ts';
 import {removeFiles} from './settle-merge.ts';
+import {readableSnapshots} from './snapshot-folders.ts';
 import {unwindInside} from './unwind.ts';
 import type {VmSession} from './vm-session.ts';
 
@@ -11,7 +14,7 @@ import type {VmSession} from './vm-session.ts';
  * what it lies on; where one has, the nodes and the files of the layers go, as the run would have had it. Returns what it did, in
  * words. The caller holds the VM's lock.
  */
-export async function settleLeftMerges(vm: VmSession): Promise<string[]> {
+export async function settleLeftMerges(vm: VmSession, named: string | undefined): Promise<string[]> {
 	const done: string[] = [];
 	for (const {run, folder} of await runFolders()) {
 		const journal = await readJournal(folder);
@@ -19,7 +22,12 @@ export async function settleLeftMerges(vm: VmSession): Promise<string[]> {
 		const unwound = await unwindInside(vm.qmp, vm.schema, run);
 		if (unwound.length > 0) done.push(`removed ${unwound.join(', ')}, left by run ${run}`);
 		const isSame = await isSameQemu(vm, journal);
-		for (const merge of journal.merges) done.push(...(await settle(vm, merge, run, isSame)));
+		const snapshots = await readableSnapshots(vm, named);
+		await tellWhatIsSpoiled(
+			snapshots,
+			journal.merges.flatMap(({images}) => images ?? []),
+		);
+		for (const merge of journal.merges) done.push(...(await settle(vm, merge, {run, isSame, snapshots})));
 		await clearJournal(folder);
 	}
 	return done;
@@ -31,8 +39,12 @@ async function isSameQemu(vm: VmSession, {qemu}: ChainJournal): Promise<boolean>
 	return qemu !== null && now?.pid === qemu.pid && now.startTicks === qemu.startTicks;
 }
 
-async function settle(vm: VmSession, merge: MergeRecord, run: string, isSame: boolean): Promise<string[]> {
-	const {disk, into, layers, nodes, files} = merge;
+async function settle(
+	vm: VmSession,
+	merge: MergeRecord,
+	{run, isSame, snapshots}: {readonly run: string; readonly isSame: boolean; readonly snapshots: readonly Snapshot[]},
+): Promise<string[]> {
+	const {disk, into, layers, nodes, files, images} = merge;
 	const names = files.map(({file}) => file).join(', ');
 	if (!isSame) {
 		return [`left the images of ${disk} as they are, since QEMU was started anew after run ${run}: ${names || into}`];
@@ -43,6 +55,7 @@ async function settle(vm: VmSession, merge: MergeRecord, run: string, isSame: bo
 		return [`${disk} lies on what it lay on: the merge that run ${run} had begun is undone`];
 	}
 	const stillUsed = await removeNodes(vm.qmp, nodes);
+	await tellWhatIsMerged(snapshots, images ? [images] : []);
 	return [
 		`settled the merge of ${disk} into ${into}, which run ${run} had done`,
 		...stillUsed.map(node => `${disk}: something still uses the node ${node}`),

@@ -1,13 +1,15 @@
 import {concat, concatMap, defer, EMPTY, filter, map, type Observable, of} from 'rxjs';
 import {QuiesceError, UsageError} from '../errors.ts';
 import {isThere} from '../repository/durable-files.ts';
-import {beginDeletion, finishDeletion, type Merged, readDeletion} from '../snapshots/deletion.ts';
+import {beginDeletion, finishDeletion, readDeletion} from '../snapshots/deletion.ts';
+import type {MergedImages} from '../snapshots/retell.ts';
 import type {Snapshot} from '../snapshots/snapshots.ts';
 import {qemuOf} from './capture-machine.ts';
 import type {ChainPace} from './chain-work.ts';
 import {mergeIn, type MergeMessage, type MovedDisk} from './commit.ts';
 import {deleteInternal, holdersOf} from './internal-snapshots.ts';
-import {mergedBy, planDeletion} from './plan-snapshot-deletion.ts';
+import {imagesOf} from './merge-plan.ts';
+import {planDeletion} from './plan-snapshot-deletion.ts';
 import {snapshotFolders, snapshotsIn} from './snapshot-folders.ts';
 import {openVm, type VmSession} from './vm-session.ts';
 import {type VmRequest, withVm} from './with-vm.ts';
@@ -76,7 +78,7 @@ function deleteExternal(
 	snapshot: Snapshot,
 	others: readonly Snapshot[],
 ): Observable<DeleteSnapshotMessage> {
-	let merged: readonly Merged[] = [];
+	let merged: readonly MergedImages[] = [];
 	let moved: readonly MovedDisk[] = [];
 	const merging$ = mergeIn(
 		request,
@@ -85,8 +87,11 @@ function deleteExternal(
 			// A deletion that was killed has been finished by now, if nothing was left to merge.
 			if (!(await isThere(snapshot.folder))) return [];
 			const plans = await planDeletion(vm, snapshot);
-			// What a deletion that was killed has merged is still to be told.
-			merged = [...((await readDeletion(snapshot)) ?? []), ...mergedBy(plans)];
+			// What a deletion that was killed has merged is still to be told; not what it has not come to.
+			const before = ((await readDeletion(snapshot)) ?? []).filter(
+				one => !plans.some(({disk}) => disk.name === one.disk),
+			);
+			merged = [...before, ...plans.flatMap(plan => imagesOf(plan, true) ?? [])];
 			if (request.dryRun !== true) await beginDeletion(snapshot, merged);
 			return plans;
 		},

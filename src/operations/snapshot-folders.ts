@@ -2,7 +2,9 @@ import path from 'node:path';
 import type {BlockGraph} from '../block/graph.ts';
 import {snapshotsFolder} from '../snapshots/layout.ts';
 import {type DamagedSnapshot, listSnapshots, type Snapshot} from '../snapshots/snapshots.ts';
+import {qemuOf} from './capture-machine.ts';
 import {fileOn} from './source-images.ts';
+import type {VmSession} from './vm-session.ts';
 
 /** Where snapshots of a VM may be told of: beside every image of its disks, and in a folder that was named. */
 export function snapshotFolders(
@@ -23,4 +25,10 @@ export function snapshotFolders(
 export async function snapshotsIn(folders: readonly string[]): Promise<readonly (Snapshot | DamagedSnapshot)[]> {
 	const lists = await Promise.all(folders.map(folder => listSnapshots(folder)));
 	return lists.flat();
+}
+
+/** Those of them of a VM that can be read. */
+export async function readableSnapshots(vm: VmSession, named: string | undefined): Promise<readonly Snapshot[]> {
+	const folders = snapshotFolders(vm.name, await vm.readGraph(), (await qemuOf(vm))?.cwd, named);
+	return (await snapshotsIn(folders)).flatMap(one => (one.state === 'readable' ? [one] : []));
 }

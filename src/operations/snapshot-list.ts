@@ -39,7 +39,7 @@ export interface ListedSnapshot {
 	readonly name: string;
 	/** `unnoted`: an internal one that is told of nowhere but in the images. */
 	readonly kind: SnapshotManifest['kind'];
-	/** `whole`: its disks can be had. `broken`: an image that it needs is in no chain of the VM. */
+	/** `whole`: its disks can be had. `broken`: an image that it needs is in no chain of the VM, or was merged into. */
 	readonly state: 'whole' | 'broken' | 'damaged' | 'unfinished' | 'being taken' | 'unnoted';
 	readonly cutAt: string | null;
 	readonly consistency: string | null;
@@ -102,9 +102,10 @@ type SnapshotDisk = SnapshotManifest['disks'][number];
 /** For an external one both its base and its overlay are in the chain, the one directly on the other. */
 function isThere(
 	{name, kind}: SnapshotManifest,
-	{name: disk, base, overlay}: SnapshotDisk,
+	{name: disk, base, overlay, spoiled = false}: SnapshotDisk,
 	{chains}: VmChains,
 ): boolean {
+	if (spoiled) return false;
 	const chain = chains.find(one => one.disk.name === disk);
 	if (kind === 'internal') {
 		return (
@@ -174,7 +175,9 @@ async function describeDisks(
 				images: layers.map(({name, file = name, node}, depth) => ({
 					...{file, format: node.driver, allocatedBytes: node.allocatedBytes ?? null, internal: node.snapshots},
 					holds: snapshots
-						.filter(({disks}) => disks.some(({base, overlay}) => overlay !== null && base.file === file))
+						.filter(({disks}) =>
+							disks.some(disk => disk.overlay !== null && disk.base.file === file && disk.spoiled !== true),
+						)
 						.map(snapshot => snapshot.name),
 					usedBy: [layers[depth - 1]?.file, others.get(file)].filter(user => user !== undefined),
 				})),

@@ -24,6 +24,10 @@ export interface SnapshotDisk {
 	readonly base: ImageFile;
 	/** What the guest has written to since; null for an internal snapshot, which is in the base itself. */
 	readonly overlay: (ImageFile & {readonly node: string}) | null;
+	/** Something may have been merged into the base since, or a part of it: it shows the disk no more. */
+	readonly spoiled?: boolean | undefined;
+	/** When this program last wrote to the base's file since, in a way that leaves what it shows as it is. */
+	readonly rewrittenAt?: string | undefined;
 }
 
 /** The state of RAM and devices at the same instant. */
@@ -82,6 +86,8 @@ export const planMembers = {
 			deviceType: v.nullable(v.string()),
 			base: v.looseObject(image),
 			overlay: v.nullable(v.looseObject({...image, node: v.string()})),
+			spoiled: v.optional(v.boolean()),
+			rewrittenAt: v.optional(time),
 		}),
 	),
 	skipped: v.array(v.looseObject({name: v.string(), reason: v.string()})),

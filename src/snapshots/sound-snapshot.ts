@@ -30,7 +30,7 @@ export async function requireSoundFiles({folder, manifest}: Snapshot, signal: Ab
 
 /** Throws `DAMAGED` if a base is not there any more, is another file, or was written to after the snapshot. */
 export async function requireSoundBases({name, manifest}: Snapshot): Promise<void> {
-	for (const {name: disk, base} of manifest.disks) {
+	for (const {name: disk, base, overlay, spoiled = false, rewrittenAt = manifest.finishedAt} of manifest.disks) {
 		const damaged = (why: string): QuiesceError =>
 			new QuiesceError(
 				'DAMAGED',
@@ -39,12 +39,13 @@ export async function requireSoundBases({name, manifest}: Snapshot): Promise<voi
 					hint: 'Did another program merge an overlay into it, or start a VM from it?',
 				},
 			);
+		if (spoiled || base.file === overlay?.file) throw damaged('has been merged into, or a part of it');
 		const stat = await fs.stat(base.file).catch((error: unknown) => {
 			if (errnoOf(error) === 'ENOENT') throw damaged('is not there any more');
 			throw fileError('read', base.file, error);
 		});
 		if (base.inode !== null && stat.ino !== base.inode) throw damaged('is another file than at the snapshot');
-		if (stat.isFile() && stat.mtimeMs > Date.parse(manifest.finishedAt) + SLACK_MS) {
+		if (stat.isFile() && stat.mtimeMs > Date.parse(rewrittenAt) + SLACK_MS) {
 			throw damaged('has been written to since the snapshot');
 		}
 	}

@@ -89,6 +89,7 @@ test('snapshots are listed, and deleted by what moves less, while backups go on 
 test.each([
 	{step: 'qmp <- block-commit #1', says: undefined, left: ['one']},
 	{step: 'qmp <- blockdev-del #1', says: 'deleted the snapshot one, whose images had been merged', left: []},
+	{step: 'host rename one #1', says: 'removed the rest of the snapshot one, which was deleted', left: []},
 ])('a deletion that is killed ($step) leaves the snapshot or none of it', async ({step, says, left}) => {
 	const written = await new WrittenVm([{name: 'vda', sizeBytes: 8 * MIB, fill: 0xaa, format: 'qcow2'}]).start();
 	finishedSnapshot(await snapshotOf(snapshotRequest(written.vm, {snapshot: 'one'})));
@@ -101,7 +102,8 @@ test.each([
 	const words = await textsOf(recover({sockets, signal: new AbortController().signal, tell: () => undefined}));
 	if (says !== undefined) expect(words).toContain(says);
 	const {snapshots} = await list(written);
-	expect(snapshots.map(({name, state}) => [name, state])).toEqual(left.map(name => [name, 'whole']));
+	// Something of what was written since may be in its base by now.
+	expect(snapshots.map(({name, state}) => [name, state])).toEqual(left.map(name => [name, 'broken']));
 	if (left.length > 0) await remove(written, 'one');
 	await written.writeAround('vda');
 	await written.quit();
