@@ -1,4 +1,6 @@
 import fs from 'node:fs/promises';
+import path from 'node:path';
+import {isThere} from '../repository/durable-files.ts';
 import {stateOf} from '../repository/owner.ts';
 import {
 	type ListedPartialSnapshot,
@@ -9,6 +11,7 @@ import {
 	removePartialSnapshot,
 } from '../snapshots/partial-snapshot.ts';
 import {removeDeleted} from '../snapshots/deletion.ts';
+import {parsePartialFolderName, snapshotsFolder} from '../snapshots/layout.ts';
 import {qemuOf} from './capture-machine.ts';
 import {isAlive, runFolders} from './run.ts';
 import {settleSnapshot} from './settle-snapshot.ts';
@@ -46,9 +49,12 @@ export async function recoverSnapshots(vm: VmSession, named?: string): Promise<s
 		const folder = await snapshotOfRun(runFolder);
 		if (folder === undefined || (await isAlive(run))) continue;
 		const partial = await readPartial(folder);
-		if (!partial) continue;
-		await settle({folder, name: partial.plan.name, partial});
-		if (partial.plan.vm === vm.name) await clearPointer(runFolder);
+		const name = parsePartialFolderName(path.basename(folder));
+		const isOfVm = path.basename(path.dirname(folder)) === path.basename(snapshotsFolder('', vm.name));
+		if (name === undefined || !isOfVm) continue;
+		// Also where it does not say whose it is any more: it lacked its name only.
+		await settle({folder, name, partial});
+		if (partial || !(await isThere(folder))) await clearPointer(runFolder);
 	}
 	return done;
 }

@@ -1,3 +1,4 @@
+import {type ChildProcess, spawn} from 'node:child_process';
 import {createHash} from 'node:crypto';
 import fs from 'node:fs';
 import path from 'node:path';
@@ -136,5 +137,41 @@ test('a running VM goes back to a snapshot inside its images, and its bitmaps on
 	expect(await countIn(vm)).toBeLessThan(count + 400);
 	await vm.qmp.execute('stop');
 	expect(disagreement(await countIn(vm), [vm.file('vda'), vm.file('vdb')])).toEqual([]);
+	expect(fs.readdirSync(process.env['QUIESCE_RUNTIME_DIR']!)).toEqual([]);
+});
+
+test('an operator starts the command that is printed, and the VM is given its memory', async () => {
+	const folder = temporaryFolder();
+	const vm = await startVm(folder);
+	const {folder: noted} = await take(vm);
+	leaveTestMonitorsOut(noted);
+	await vm.kill();
+	let operators: ChildProcess | undefined;
+	const messages = await runRevert(requestFor(folder, {start: false}), message => {
+		if (message.kind !== 'prepared') return;
+		expect(message).toMatchObject({starts: false, memory: true});
+		expect(message.argv.slice(-2)).toEqual(['-incoming', 'defer']);
+		const [program, ...args] = message.argv;
+		operators = spawn(program!, args, {stdio: 'ignore'});
+		onTestFinished(() => void operators?.kill('SIGKILL'));
+	});
+	const last = messages.at(-1) as Extract<RevertMessage, {kind: 'finished'}>;
+	expect(last).toMatchObject({kind: 'finished', status: 'running'});
+	const qmp = await openQmp(path.join(folder, 'own.sock'));
+	await countReaches({qmp}, (await countIn({qmp})) + 10);
+	await qmp.execute('stop');
+	expect(disagreement(await countIn({qmp}), [last.disks[0]!.overlay, last.disks[1]!.overlay])).toEqual([]);
+	expect(fs.readdirSync(process.env['QUIESCE_RUNTIME_DIR']!)).toEqual([]);
+});
+
+test('a VM that nobody starts is given up, and its overlays are gone', async () => {
+	const folder = temporaryFolder();
+	const vm = await startVm(folder);
+	await take(vm);
+	await vm.kill();
+	fs.rmSync(path.join(folder, 'own.sock'), {force: true});
+	const before = fs.readdirSync(folder).sort();
+	await expect(runRevert(requestFor(folder, {start: false, waitMs: 500}))).rejects.toThrow(/own.sock/);
+	expect(fs.readdirSync(folder).sort()).toEqual(before);
 	expect(fs.readdirSync(process.env['QUIESCE_RUNTIME_DIR']!)).toEqual([]);
 });

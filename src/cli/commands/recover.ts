@@ -11,6 +11,7 @@ import {socketsOf, type VmOptions, vmOptions} from '../vm-options.ts';
 
 interface Options extends GlobalOptions, VmOptions, RepositoryOption {
 	readonly scratch?: string;
+	readonly folder?: string;
 }
 
 export function build(yargs: Argv): Argv {
@@ -21,6 +22,11 @@ export function build(yargs: Argv): Argv {
 				'Without a VM: all VMs of this host. Every backup does it first for its VM.',
 		)
 		.option('scratch', {type: 'string', describe: 'Also look for scratch files in this folder', group: 'Recover:'})
+		.option('folder', {
+			type: 'string',
+			describe: 'Also look for snapshots that are noted in this folder, as `snapshot create --folder` has it',
+			group: 'Recover:',
+		})
 		.example('$0 recover', 'all VMs of this host')
 		.example('$0 recover web1 -r /srv/backup', 'and the unfinished points of web1');
 }
@@ -29,7 +35,7 @@ export function run(options: Options): Promise<void> {
 	return runCommand(options, async context => {
 		const given = options.repository ?? process.env['QUIESCE_REPOSITORY'];
 		const repository = given === undefined ? undefined : repositoryOf(options);
-		const request = {...context, repository, scratch: options.scratch};
+		const request = {...context, repository, scratch: options.scratch, snapshots: options.folder};
 		let undone = 0;
 		const print = (message: RecoveredOf): void => {
 			undone++;

@@ -99,7 +99,7 @@ async function pointsFor(
 	steps: readonly string[],
 	points: Campaign['points'],
 ): Promise<Point[]> {
-	const possible = steps.filter(step => fault.at?.test(step) ?? true);
+	const possible = steps.filter(step => (scenario.within?.[fault.name] ?? fault.at)?.test(step) ?? true);
 	const some = stepsAt(scenario.at?.[fault.name] ?? fault.sample, possible);
 	const chosen = {all: possible, sample: some, few: some.filter((_, index) => index % 2 === 0)}[points];
 	if (fault.recoveryDies !== true) return chosen.map(step => ({step}));

@@ -35,6 +35,8 @@ export interface Scenario {
 	readonly only?: readonly string[];
 	/** What the short campaign is content with. */
 	readonly sample?: readonly string[];
+	/** Which steps make sense, by the names of faults: in place of what these say themselves. */
+	readonly within?: Readonly<Record<string, RegExp>>;
 	/** Where most is at stake, by the names of faults: in place of what these say themselves. */
 	readonly at?: Readonly<Record<string, readonly Place[]>>;
 }

@@ -2,11 +2,13 @@ import type {Scenario} from '../harness/scenario.ts';
 import {backup} from './backup.ts';
 import {commit} from './commit.ts';
 import {increment} from './increment.ts';
+import {memory} from './memory.ts';
 import {offline} from './offline.ts';
 import {overlay} from './overlay.ts';
 import {prune} from './prune.ts';
 import {restore} from './restore.ts';
 import {snapshot} from './snapshot.ts';
+import {stream} from './stream.ts';
 
 /** A new operation is a file beside this one, and a line here. */
 export const SCENARIOS: readonly Scenario[] = [
@@ -20,5 +22,7 @@ export const SCENARIOS: readonly Scenario[] = [
 	offline(),
 	prune(),
 	snapshot,
+	memory,
 	commit(),
+	stream,
 ];

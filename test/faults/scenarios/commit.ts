@@ -4,15 +4,18 @@ import {onMonitor} from '../harness/qemu-state.ts';
 import type {Scenario} from '../harness/scenario.ts';
 import type {Stage, VmKind} from '../harness/stage.ts';
 
-const VM: VmKind = {name: 'qcow2', format: 'qcow2'};
+export const ON_QCOW2: VmKind = {name: 'qcow2', format: 'qcow2'};
 /** What a snapshot calls the node of an overlay. */
 const OVERLAY = /^qsc-[0-9a-f]{12}-/;
+
+/** A disk whose merge was undone lies on its overlays still. */
+export const OVERLAYS = /^no more: |qsc-[0-9a-f]{12}-|^now: node \S+: (file|raw|qcow2)(, read-only)?$/;
 
 /** Of the overlays that a snapshot has put on all disks, while the guest goes on to write to them. */
 export function commit(): Scenario {
 	return {
 		name: 'commit',
-		vm: VM,
+		vm: ON_QCOW2,
 		arrange: async stage => {
 			await backUp(stage);
 			await putOverlays(stage);
@@ -28,8 +31,7 @@ export function commit(): Scenario {
 			if (!ended) await putOverlays(stage);
 			else if (overlays.length > 0) throw new Error(`not merged are ${overlays.join(', ')}`);
 		},
-		// A disk whose commit was undone lies on its overlay still.
-		mayLeave: /^no more: |qsc-[0-9a-f]{12}-|^now: node \S+: (file|raw|qcow2)(, read-only)?$/,
+		mayLeave: OVERLAYS,
 		only: ['kill-tool', 'kill-with-guard'],
 		at: {
 			'kill-tool': [
@@ -43,7 +45,7 @@ export function commit(): Scenario {
 }
 
 /** That what the disks hold is what the guest has written, as a point shows it. */
-async function backUp(stage: Stage): Promise<void> {
+export async function backUp(stage: Stage): Promise<void> {
 	await stage.succeed(['backup', ...stage.sockets, '-r', stage.target, '--quiesce', 'try', '--method', 'push']);
 	await judgePoints(stage, stage.target);
 	await removePoints(stage, stage.target);
@@ -52,6 +54,11 @@ async function backUp(stage: Stage): Promise<void> {
 /** On the disks that have none; of which there may be some where a run has died in the middle. */
 async function putOverlays(stage: Stage): Promise<void> {
 	if ((await overlaysIn(stage)).length > 0) return;
+	await putOverlay(stage);
+}
+
+/** One more, on all disks or on some. */
+export async function putOverlay(stage: Stage, disks: readonly string[] = []): Promise<void> {
 	const name = `at-${Date.now()}`;
 	await stage.succeed([
 		'snapshot',
@@ -62,11 +69,12 @@ async function putOverlays(stage: Stage): Promise<void> {
 		stage.new('snapshots'),
 		'--quiesce',
 		'never',
+		...disks.flatMap(disk => ['--disk', disk]),
 	]);
 }
 
 /** The files of the overlays on which the disks lie. */
-function overlaysIn(stage: Stage): Promise<string[]> {
+export function overlaysIn(stage: Stage): Promise<string[]> {
 	return onMonitor(stage.guest, async execute => {
 		const nodes = (await execute('query-named-block-nodes', {flat: true})) as {
 			'node-name': string;

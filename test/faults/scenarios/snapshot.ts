@@ -44,13 +44,13 @@ export const snapshot: Scenario = {
 	},
 };
 
-async function manifestIn(folder: string): Promise<SnapshotManifest | undefined> {
+export async function manifestIn(folder: string): Promise<SnapshotManifest | undefined> {
 	const file = join(folder, 'snapshot.json');
 	return existsSync(file) ? (JSON.parse(await readFile(file, 'utf8')) as SnapshotManifest) : undefined;
 }
 
 /** The bases are what the guest's disks were at one instant. */
-async function judgeBases(stage: Stage, {disks, consistency}: SnapshotManifest): Promise<void> {
+export async function judgeBases(stage: Stage, {disks, consistency}: SnapshotManifest): Promise<void> {
 	const to = stage.new('bases');
 	await mkdir(to);
 	for (const {name, base} of disks) {
@@ -60,7 +60,8 @@ async function judgeBases(stage: Stage, {disks, consistency}: SnapshotManifest):
 	await rm(to, {recursive: true});
 }
 
-async function commitAll(stage: Stage, {disks}: SnapshotManifest): Promise<void> {
+/** Takes the overlays away again, with QEMU's own commands. */
+export async function commitAll(stage: Stage, {disks}: SnapshotManifest): Promise<void> {
 	await onMonitor(stage.guest, async execute => {
 		const untilIs = async (id: string, wanted: string | undefined): Promise<void> => {
 			for (;;) {
