@@ -105,7 +105,7 @@ test.each(['tool', 'tool and guard'] as const)('QEMU saves on when the %s is kil
 	const recovery = () => textsOf(recover({sockets, signal: new AbortController().signal, tell: () => undefined}));
 	if (who === 'tool') {
 		const guard = await tool.killAlone();
-		await eventually(() => !isRunning(guard), 20_000);
+		await eventually(() => !isRunning(guard), 60_000);
 		expect(tool.stderr()).toMatch(/(?:finished|removed the unfinished) (?:the )?snapshot one/);
 	} else {
 		await tool.killBoth();

@@ -92,7 +92,7 @@ test.each([
 	const recovery = () => textsOf(recover(snapshotRequest(vm)));
 	if (who === 'tool') {
 		const guard = await tool.killAlone();
-		await eventually(() => !isRunning(guard), 20_000);
+		await eventually(() => !isRunning(guard), 60_000);
 	} else {
 		await tool.killBoth();
 		await recovery();
