@@ -43,8 +43,18 @@ export class History {
 	 */
 	explain(found: readonly DiskState[], dropped: ReadonlySet<number>): Explanation {
 		const newest = found.reduce((most, state) => state.reduce((one, k) => Math.max(one, k), most), this.first - 1);
+		return this.between(newest + 1, newest + HIDDEN_WRITES, found, dropped);
+	}
+
+	/** The same for an instant at which so many writes were done, at least and at most. Null is a disk that is not looked at. */
+	between(
+		least: number,
+		most: number,
+		found: readonly (DiskState | null)[],
+		dropped: ReadonlySet<number> = new Set(),
+	): Explanation {
 		let best: Explanation | undefined;
-		for (let writes = newest + 1; writes <= newest + HIDDEN_WRITES; writes++) {
+		for (let writes = least; writes <= most; writes++) {
 			const expected = this.#stateAfter(writes, dropped);
 			const wrong = differences(expected, found);
 			if (!best || wrong.length < best.wrong.length) {
@@ -53,6 +63,11 @@ export class History {
 			if (wrong.length === 0) break;
 		}
 		return best!;
+	}
+
+	/** What the disks hold after so many writes. */
+	after(writes: number, dropped: ReadonlySet<number> = new Set()): readonly DiskState[] {
+		return this.#stateAfter(writes, dropped).map(state => state.slice());
 	}
 
 	#stateAfter(writes: number, dropped: ReadonlySet<number>): readonly DiskState[] {

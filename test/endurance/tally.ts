@@ -12,9 +12,9 @@ export class Tally {
 		console.log(`  WRONG: ${what}`);
 	}
 
-	count(group: string, name: string): void {
+	count(group: string, name: string, times = 1): void {
 		const counts = this.#counts.get(group) ?? new Map<string, number>();
-		counts.set(name, (counts.get(name) ?? 0) + 1);
+		counts.set(name, (counts.get(name) ?? 0) + times);
 		this.#counts.set(group, counts);
 	}
 

@@ -56,13 +56,34 @@ export function identifySector(words: Uint32Array, from: number, disk: number, s
 	const k = words[from + 1]!;
 	if (words[from] !== MAGIC) return isZero(words, from) ? ZEROES : UNKNOWN;
 	if (words[from + 2] !== disk || words[from + 3] !== sector) return UNKNOWN;
-	const step = (k & 3) === 0 ? 0 : 0x9e3779b1;
-	let x = draw(k ^ Math.imul(sector, 0xc2b2ae35), disk);
+	const [first, step] = bodyOf(k, disk, sector);
+	let x = first;
 	for (let index = 4; index < SECTOR_WORDS; index++) {
 		if (words[from + index] !== x) return UNKNOWN;
 		x = (x + step) >>> 0;
 	}
 	return k;
+}
+
+/** What the guest's writer puts there, for those who write without it. */
+export function sectorsOf(k: number, {disk, at, length}: Write): Buffer {
+	const words = new Uint32Array(length * SECTOR_WORDS);
+	for (let nth = 0; nth < length; nth++) {
+		const from = nth * SECTOR_WORDS;
+		words.set([MAGIC, k, disk, at + nth], from);
+		const [first, step] = bodyOf(k, disk, at + nth);
+		let x = first;
+		for (let index = 4; index < SECTOR_WORDS; index++) {
+			words[from + index] = x;
+			x = (x + step) >>> 0;
+		}
+	}
+	return Buffer.from(words.buffer);
+}
+
+/** The first word after the head of a sector, and what each one is more than the one before. */
+function bodyOf(k: number, disk: number, sector: number): [first: number, step: number] {
+	return [draw(k ^ Math.imul(sector, 0xc2b2ae35), disk), (k & 3) === 0 ? 0 : 0x9e3779b1];
 }
 
 function isZero(words: Uint32Array, from: number): boolean {
