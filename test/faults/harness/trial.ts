@@ -58,7 +58,9 @@ export async function runTrial(scenario: Scenario, fault: Fault, stage: Stage, p
 			reached = await strike(scenario, fault, stage, point, transcript, findings);
 			// A run that lived has to have cleaned up itself.
 			if (reached && fault.run === 'lives')
-				await findings.check('what the run left', () => requireNothingLeft(stage, before, fault.mayLeave));
+				await findings.check('what the run left', () =>
+					requireNothingLeft(stage, before, fault.mayLeave ?? scenario.mayLeave),
+				);
 			await judge(scenario, stage, before, findings);
 		} finally {
 			// Only where a check itself has failed is there anything.
