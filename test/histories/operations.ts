@@ -8,6 +8,8 @@ export interface Operation {
 	readonly args: readonly string[];
 	/** What may be once it has succeeded. None if it is to be refused. */
 	readonly after: (world: World) => readonly World[];
+	/** Whether it may be refused though it may succeed: that depends on what is less to move. */
+	readonly mayBeRefused?: (world: World) => boolean;
 	/** What may be besides, if it was killed. */
 	readonly halfway: (world: World) => readonly World[];
 }
@@ -130,6 +132,12 @@ export function someDeletion(random: Random, world: World): Operation | undefine
 	);
 	return {
 		...merges,
+		mayBeRefused: before =>
+			Array.from(snapshot).some(
+				([disk, {base, overlay}]) =>
+					chainOf(before, disk).includes(overlay) &&
+					mergeDown(before, disk, {top: overlay, base, keep: false}) === undefined,
+			),
 		after: before => merges.after(before).map(after => without(after, name)),
 		// Once all is merged it has to be gone.
 		halfway: before =>

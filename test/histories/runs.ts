@@ -11,7 +11,7 @@ import {leftovers} from './leftovers.ts';
 import type {Operation} from './operations.ts';
 import {Lines, someMoment, someStrike, strike, type Strike} from './strikes.ts';
 import type {HistoryVm} from './vm.ts';
-import {linesOf, type World} from './world.ts';
+import {linesOf, spoiledIn, type World} from './world.ts';
 
 /** A guard, and what it does when its run has died, have to end in that time. */
 const GUARD_MS = 120_000;
@@ -99,7 +99,11 @@ export class Runs {
 		}
 	}
 
-	async #conclude({name, after, halfway}: Operation, ended: Ended, hit: Strike | undefined): Promise<void> {
+	async #conclude(
+		{name, after, halfway, mayBeRefused = () => false}: Operation,
+		ended: Ended,
+		hit: Strike | undefined,
+	): Promise<void> {
 		const {random, tally} = this.#options;
 		const wanted = this.#worlds.flatMap(world => after(world));
 		if (ended.hung) tally.find(`${name} went on for ever: ${outcomeOf(ended)}`);
@@ -109,7 +113,7 @@ export class Runs {
 			this.#worlds = wanted;
 			usualMs.set(name, ended.ms);
 			tally.count('succeeded', name);
-		} else if (ended.code === REFUSED && this.#worlds.some(world => after(world).length === 0)) {
+		} else if (ended.code === REFUSED && this.#worlds.some(world => after(world).length === 0 || mayBeRefused(world))) {
 			tally.count('refused, as they should be', name);
 		} else if (hit === undefined) {
 			tally.find(`nothing befell ${name}, and it failed: ${outcomeOf(ended)}`);
@@ -142,7 +146,10 @@ export class Runs {
 		const chains = Array.from(await vm.chains(), ([disk, chain]) => `${disk}: ${chain.join(' <- ')}`);
 		const found = [...chains, ...(asks ? await this.#listed() : await this.#noted())].sort().join('\n    ');
 		const left: string[] = [];
-		const fitting = this.#worlds.filter(world => linesFor(world) === found);
+		// A snapshot that is broken anyway does not show whether it was spoiled too.
+		const fitting = this.#worlds
+			.filter(world => linesFor(world) === found)
+			.toSorted((one, other) => spoiledIn(other) - spoiledIn(one));
 		for (const world of fitting) {
 			const its = await leftovers(vm, world, runtimeDir);
 			left.push(...its);

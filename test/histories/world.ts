@@ -118,6 +118,12 @@ export function activeOf(world: World, disk: string): string {
 	return chainOf(world, disk)[0] ?? '';
 }
 
+/** How many disks of snapshots may show something else by now. */
+export function spoiledIn({snapshots}: World): number {
+	const images = [...snapshots.values()].flatMap(snapshot => [...snapshot.values()]);
+	return images.filter(({spoiled = false}) => spoiled).length;
+}
+
 /** All that can be seen of it from outside, a line each. */
 export function linesOf(world: World): string[] {
 	return [
