@@ -17,6 +17,10 @@ export interface HistoryOptions {
 	readonly seed: number;
 	/** How many are taken; others may be taken in vain. */
 	readonly snapshots: number;
+	/** How many merges and other things are done after each, at the most. */
+	readonly between: number;
+	/** Whether runs are killed. */
+	readonly kills: boolean;
 	/** An empty folder. */
 	readonly folder: string;
 	readonly tally: Tally;
@@ -73,7 +77,7 @@ class Play {
 
 	constructor(options: HistoryOptions, {random, vm, runtimeDir}: Stage) {
 		[this.#options, this.#random, this.#vm] = [options, random, vm];
-		const {folder, tally, log} = options;
+		const {folder, tally, log, kills} = options;
 		this.#repository = join(folder, 'repository');
 		this.#points = join(this.#repository, 'vms', vm.name);
 		const sizes = vm.disks.map(({bytes}) => bytes / SECTOR_BYTES);
@@ -84,7 +88,7 @@ class Play {
 		const chains = new Map(vm.disks.map(({name}) => [name, [vm.firstImage(name)]]));
 		const world = {chains, snapshots: new Map(), spare: new Map()};
 		const onSeen = (seen: World): Promise<void> => this.#enter(seen);
-		this.#runs = new Runs(world, {random, vm, runtimeDir, repository: this.#repository, tally, log, onSeen});
+		this.#runs = new Runs(world, {random, vm, runtimeDir, repository: this.#repository, tally, log, kills, onSeen});
 	}
 
 	async play(): Promise<void> {
@@ -94,7 +98,8 @@ class Play {
 		while (this.#taken < this.#options.snapshots) {
 			const name = `hour-${String(++this.#names).padStart(2, '0')}`;
 			await this.#runs.run(create(this.#random, this.#runs.world, {name, images: this.#vm.images}));
-			for (let nth = this.#random.whole(0, 3); nth > 0; nth--) await this.#interlude(interludes.deal());
+			for (let nth = this.#random.whole(0, this.#options.between); nth > 0; nth--)
+				await this.#interlude(interludes.deal());
 		}
 		await this.#runs.recover();
 		await this.#lookAtAll();

@@ -43,7 +43,7 @@ try {
 		};
 		const before = tally.wrong.length;
 		try {
-			await playHistory({seed, snapshots, folder: its, tally, log});
+			await playHistory({seed, snapshots, between: 3, kills: true, folder: its, tally, log});
 		} catch (error) {
 			tally.find(`history ${seed}: ${String(error)}`);
 		}

@@ -27,6 +27,7 @@ export interface RunsOptions {
 	readonly repository: string;
 	readonly tally: Tally;
 	readonly log: (line: string) => void;
+	readonly kills: boolean;
 	/** Is told of each world that is seen. */
 	readonly onSeen: (world: World) => Promise<void>;
 }
@@ -53,10 +54,10 @@ export class Runs {
 	}
 
 	async run(operation: Operation): Promise<void> {
-		const {random, vm, runtimeDir, tally, log} = this.#options;
+		const {random, vm, runtimeDir, tally, log, kills} = this.#options;
 		// A guard has the monitor while it is at work, which serves one client.
 		await this.untilNobodyIsAtWork();
-		const hit = someStrike(random);
+		const hit = kills ? someStrike(random) : undefined;
 		const moment = someMoment(random, usualMs.get(operation.name) ?? 1_000);
 		const lines = new Lines();
 		const words = operation.args[0] === 'snapshot' ? 2 : 1;
