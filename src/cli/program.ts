@@ -14,11 +14,7 @@ interface Command {
 type CommandEntry = readonly [usage: string, describe: string, load: () => Promise<Command>];
 
 const SNAPSHOT_COMMANDS: readonly CommandEntry[] = [
-	[
-		'create [vm] [snapshot]',
-		'Take a snapshot: the guest goes on in new images',
-		() => import('./commands/snapshot/create.ts'),
-	],
+	['create [vm..]', 'Take a snapshot: the guest goes on in new images', () => import('./commands/snapshot/create.ts')],
 	[
 		'list [vm]',
 		'List the snapshots of a VM, and what its disks are made of',

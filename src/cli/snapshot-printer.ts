@@ -12,7 +12,8 @@ export function snapshotPrinter(output: {readonly json: boolean; readonly quiet:
 	return openPrinter(output, printWords);
 }
 
-function printWords(message: SnapshotMessage, view: ProgressView): void {
+/** `named`: what the view shows bears the VM's name already. */
+export function printWords(message: SnapshotMessage, view: ProgressView, named = false): void {
 	const note = (text: string): void => {
 		view.note(text);
 	};
@@ -30,7 +31,7 @@ function printWords(message: SnapshotMessage, view: ProgressView): void {
 			const {vm, snapshot, disks, skipped, quiesce} = message;
 			note(
 				printable(
-					`${vm}: snapshot ${snapshot} of ${countOf(disks.length, 'disk')}, ${quiesce ? 'with' : 'without'} a freeze`,
+					`${named ? '' : `${vm}: `}snapshot ${snapshot} of ${countOf(disks.length, 'disk')}, ${quiesce ? 'with' : 'without'} a freeze`,
 				),
 			);
 			for (const {name, sizeBytes, base, overlay} of disks)
@@ -46,7 +47,7 @@ function printWords(message: SnapshotMessage, view: ProgressView): void {
 			break;
 		case 'finished':
 			for (const line of whereLines(message.manifest)) note(line);
-			printResult(printable(message.manifest.name));
+			printResult(printable(named ? `${message.manifest.vm}@${message.manifest.name}` : message.manifest.name));
 	}
 }
 

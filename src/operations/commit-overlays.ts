@@ -13,20 +13,31 @@ import type {Session} from './vm-session.ts';
  * Cannot be cancelled. Can be repeated; does nothing where no overlay of the run is in use. Returns the disks.
  */
 export async function commitOverlays(vm: Session, run: string, tell: (what: string) => void): Promise<string[]> {
-	if (overlaidBy(await vm.readGraph(), run).length === 0) return [];
+	const overlaid = await commitDown(vm, run, tell, async () => overlaidBy(await vm.readGraph(), run));
+	// Nobody is to find one after a power cut, and take it for what the guest wrote last.
+	for (const {disk} of overlaid) await removeFile(disk.medium.filename);
+	return overlaid.map(({disk}) => disk.name);
+}
+
+/** Commits what `find` finds, in the name of a run. Cannot be cancelled, and can be repeated. Returns what it committed. */
+export async function commitDown(
+	vm: Session,
+	run: string,
+	tell: (what: string) => void,
+	find: () => Promise<readonly ActiveCommit[]>,
+): Promise<readonly ActiveCommit[]> {
+	if ((await find()).length === 0) return [];
 	// A commit of the run itself, or of who recovered from it before us.
 	await endJobs(
 		vm.qmp,
 		(await vm.qmp.execute('query-jobs')).filter(({id}) => runOf(id) === run),
 	);
-	const overlaid = overlaidBy(await vm.readGraph(), run);
+	const overlaid = await find();
 	const request = {signal: new AbortController().signal, tell};
 	if (overlaid.length > 0) {
 		await lastValueFrom(commitActive({request, vm, run: {id: run}}, overlaid), {defaultValue: undefined});
 	}
-	// Nobody is to find one after a power cut, and take it for what the guest wrote last.
-	for (const {disk} of overlaid) await removeFile(disk.medium.filename);
-	return overlaid.map(({disk}) => disk.name);
+	return overlaid;
 }
 
 function overlaidBy({disks}: BlockGraph, run: string): ActiveCommit[] {

@@ -23,6 +23,11 @@ export class UndoneError extends QuiesceError {
 export interface GroupMember {
 	/** The VM's lock is held: lets the next VM's run begin. Throws if two are of one name. */
 	holds(vm: string): void;
+	/**
+	 * All that takes its time is done, and nothing frozen: tells the others the folder in which the result is going to be.
+	 * Returns those of all; null where there is no group.
+	 */
+	announce(folder: string): Promise<AnnouncedGroup | null>;
 	/** All is made ready, and nothing frozen. `point` is what the group's record is to call it. */
 	readyToFreeze(point: string): Promise<void>;
 	/** The guest is frozen, if it is to be. Bounded. */
@@ -37,9 +42,16 @@ export interface GroupMember {
 	readyToAppear(): Promise<void>;
 }
 
+/** Who is in a group, before anything is cut. */
+export interface AnnouncedGroup {
+	readonly name: string;
+	readonly members: readonly {readonly vm: string; readonly folder: string}[];
+}
+
 /** For a run that is not one of a group. */
 export const ALONE: GroupMember = {
 	holds: () => undefined,
+	announce: () => Promise.resolve(null),
 	readyToFreeze: () => Promise.resolve(),
 	readyToCut: () => Promise.resolve(),
 	timed: cut => cut(),
@@ -51,6 +63,7 @@ export const ALONE: GroupMember = {
 interface Progress {
 	/** What the VM is called by itself. */
 	vm?: string;
+	folder?: string;
 	point?: string;
 	cut?: {readonly began: number; readonly ended: number};
 	consistency?: Consistency;
@@ -115,6 +128,12 @@ export class Group {
 				this.#requireUnlike(vm);
 				progress.vm = vm;
 				this.#letBegin(member);
+			},
+			announce: async folder => {
+				progress.folder = folder;
+				await arrive('announced');
+				const members = [...this.#progress.values()];
+				return {name: this.#name, members: members.map(({vm = '', folder: where = ''}) => ({vm, folder: where}))};
 			},
 			readyToFreeze: point => {
 				progress.point = point;

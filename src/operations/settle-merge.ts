@@ -17,7 +17,10 @@ export type SettledFile =
  * Removes the files of layers that have left their chain, the top first: each once it is shown that nothing uses it, and
  * that all it held is on the disk elsewhere.
  */
-export async function removeFiles(vm: VmSession, {into, flushed, files}: MergeRecord): Promise<SettledFile[]> {
+export async function removeFiles(
+	vm: VmSession,
+	{into, flushed, files}: Pick<MergeRecord, 'into' | 'flushed' | 'files'>,
+): Promise<SettledFile[]> {
 	if (files.length === 0) return [];
 	await flush(vm.qmp, into);
 	for (const file of flushed) await syncFile(await fs.realpath(file));

@@ -1,64 +1,67 @@
-import fs from 'node:fs/promises';
-import type {BlockGraph} from '../block/graph.ts';
 import {isLasting} from '../block/names.ts';
-import type {BlockNode} from '../block/nodes.ts';
-import {readBlockGraph} from '../block/read-graph.ts';
+import type {BlockGraph} from '../block/graph.ts';
 import {carryBitmaps, type OverlaidDisk, removeOverlayNodes} from '../cut/external-snapshot.ts';
-import {writersOf} from '../host/writers.ts';
 import {untilConcluded} from '../jobs/conclude-job.ts';
-import type {QmpConnection} from '../qmp/connection.ts';
-import type {QmpSchema} from '../qmp/introspection.ts';
-import type {SnapshotDisk, VmState} from '../snapshots/manifest.ts';
-import {removeFile, stateOfOverlay} from '../snapshots/overlay-file.ts';
-import {type PartialSnapshot, removePartialSnapshot} from '../snapshots/partial-snapshot.ts';
+import type {VmState} from '../snapshots/manifest.ts';
+import type {PartialSnapshot} from '../snapshots/partial-snapshot.ts';
 import {deleteInternal, holdersOf, insideJob, vmStateIn} from './internal-snapshots.ts';
-import {fileOn} from './source-images.ts';
+import {type OverlayInUse, overlaysInUse, overlaysOf} from './overlays-in-use.ts';
+import {removeMadeOverlays} from './remove-made-overlays.ts';
+import {reasonNotToUndo, type SettlingVm, undoSnapshot} from './undo-snapshot.ts';
 
-/** The VM of an unfinished snapshot, as it is now. */
-export interface SettlingVm {
-	readonly qmp: QmpConnection;
-	readonly schema: QmpSchema;
-	/** To which names of images are relative, where it is known. */
-	readonly qemuFolder: string | undefined;
-}
-
-type Overlay = NonNullable<SnapshotDisk['overlay']>;
+/** What becomes of a snapshot that has been cut. */
+export type SettleWish = 'finish' | 'take back';
 
 /**
- * Ends a snapshot whose run cannot. If the guest writes to its overlays, the cut has been made: the snapshot is finished.
- * Else what was made for it is removed; but an overlay that has been written to never is. Can be repeated. Returns what it
- * did, in words.
+ * Ends a snapshot whose run cannot. If the guest writes to its overlays, the cut has been made: the snapshot is finished,
+ * or is taken back, if that is wished and possible, or was begun. Else what was made for it is removed; but an overlay that has been written to never is.
+ * Can be repeated. Returns what it did, in words.
  */
-export async function settleSnapshot(vm: SettlingVm, partial: PartialSnapshot): Promise<string[]> {
-	if (partial.plan.kind === 'internal') return settleInternal(vm, partial);
-	const graph = await readBlockGraph(vm.qmp, vm.schema);
-	const used = await usedOverlays(graph, partial, vm.qemuFolder);
+export async function settleSnapshot(
+	vm: SettlingVm,
+	partial: PartialSnapshot,
+	wish: SettleWish = 'finish',
+): Promise<string[]> {
+	if (partial.journal.undoing) return undoSnapshot(vm, partial);
+	if (partial.plan.kind === 'internal') return settleInternal(vm, partial, wish);
+	const graph = await vm.readGraph();
+	const used = await overlaysInUse(graph, partial.plan, vm.qemuFolder);
 	if (used.length === 0) {
 		await removeOverlayNodes(
 			vm.qmp,
-			overlaysOf(partial).map(({node}) => node),
+			overlaysOf(partial.plan).map(({node}) => node),
 		);
-		return removeMade(partial);
+		return removeMadeOverlays(partial);
 	}
-	const problems = await carryBitmaps({qmp: vm.qmp, run: partial.plan.run}, used);
-	return finishUnwitnessed(partial, problems);
-}
-
-/** The same where QEMU has ended, and cannot be asked: what holds nothing is removed, and else nothing is touched. */
-export function settleWithoutVm(partial: PartialSnapshot): Promise<string[]> {
-	return removeMade(partial);
+	const words: string[] = [];
+	if (wish === 'take back') {
+		const why = await reasonNotToUndo(vm, used);
+		if (why === undefined) {
+			await partial.beginUndoing();
+			return undoSnapshot(vm, partial);
+		}
+		const files = used.map(({overlay}) => overlay.file).join(', ');
+		words.push(`the snapshot ${partial.plan.name} cannot be taken back, as the guest writes to ${files}: ${why}`);
+	}
+	const overlaid = used.map(one => overlaidDisk(graph, one));
+	const problems = await carryBitmaps({qmp: vm.qmp, run: partial.plan.run}, overlaid);
+	return [...words, ...(await finishUnwitnessed(partial, problems))];
 }
 
 /** QEMU may have been killed in the middle: what not all disks have is no snapshot. */
-async function settleInternal(vm: SettlingVm, partial: PartialSnapshot): Promise<string[]> {
+async function settleInternal(vm: SettlingVm, partial: PartialSnapshot, wish: SettleWish): Promise<string[]> {
 	const {name, disks, run} = partial.plan;
 	// It cannot be cancelled, and QEMU lets the VM go on by itself at its end.
 	await untilConcluded(vm.qmp, insideJob(run));
-	const graph = await readBlockGraph(vm.qmp, vm.schema);
+	const graph = await vm.readGraph();
 	const holders = holdersOf(graph, name).filter(({disk}) => disks.some(planned => planned.name === disk));
+	if (holders.length === disks.length && wish === 'take back') {
+		await partial.beginUndoing();
+		return undoSnapshot(vm, partial);
+	}
 	if (holders.length === disks.length) return finishUnwitnessed(partial, [], vmStateIn(holders));
 	await deleteInternal(vm.qmp, holders, name);
-	return removeMade(partial);
+	return removeMadeOverlays(partial);
 }
 
 async function finishUnwitnessed(
@@ -85,76 +88,12 @@ function whatIsUnknown(wants: PartialSnapshot['journal']['wants'], vmState: VmSt
 	return 'its run ended after the cut: whether the guest was frozen is not known, and its time is when it was begun';
 }
 
-/** All of it or nothing: where one overlay has been written to, the VM may be started from all of them. */
-async function removeMade(partial: PartialSnapshot): Promise<string[]> {
-	const {plan} = partial;
-	const overlays = overlaysOf(partial);
-	const writers = await writersOf(
-		overlays.map(({file}) => file),
-		[],
-	);
-	const kept: string[] = [];
-	const unused: string[] = [];
-	for (const overlay of overlays) {
-		const writer = writers.get(overlay.file);
-		const state = await stateOfOverlay(overlay);
-		if (state === 'absent' || state === 'foreign') continue;
-		if (writer) kept.push(`${overlay.file} is in use by process ${writer.pid} (${writer.name})`);
-		else if (state === 'written') kept.push(`${overlay.file} has been written to`);
-		else unused.push(overlay.file);
-	}
-	if (kept.length > 0) {
-		return [
-			`left the unfinished snapshot ${plan.name} of run ${plan.run} in ${partial.folder}: ${kept.join('; ')}: ` +
-				'if the VM is to go on from its overlays, start it from them; else remove them, and that folder, by hand',
-		];
-	}
-	for (const file of unused) await removeFile(file);
-	await removePartialSnapshot(partial.folder);
-	return [`removed the unfinished snapshot ${plan.name} of run ${plan.run}`];
-}
-
-function overlaysOf({plan}: PartialSnapshot): Overlay[] {
-	return plan.disks.flatMap(({overlay}) => overlay ?? []);
-}
-
-/** Those that a disk of the VM lies on, by node or, as QEMU may have been started anew, by file. */
-async function usedOverlays(
-	{disks, nodes}: BlockGraph,
-	partial: PartialSnapshot,
-	qemuFolder: string | undefined,
-): Promise<OverlaidDisk[]> {
-	const found: OverlaidDisk[] = [];
-	for (const {name, overlay} of partial.plan.disks) {
-		if (!overlay) continue;
-		for (const {medium} of disks) {
-			if (!medium) continue;
-			const depth = await depthOf(medium.chain, overlay, qemuFolder);
-			const [top, base] = medium.chain.slice(depth ?? medium.chain.length);
-			if (!top) continue;
-			const bitmaps = (base && nodes.get(base.name)?.bitmaps) ?? [];
-			found.push({
-				name,
-				node: base?.name ?? top.name,
-				overlay: {node: top.name, file: overlay.file},
-				bitmaps: bitmaps.filter(bitmap => isLasting(bitmap.name) && bitmap.recording && !bitmap.inconsistent),
-			});
-		}
-	}
-	return found;
-}
-
-async function depthOf(
-	chain: readonly BlockNode[],
-	{node, file, inode}: Overlay,
-	qemuFolder: string | undefined,
-): Promise<number | undefined> {
-	for (const [depth, {name, filename}] of chain.entries()) {
-		if (name === node) return depth;
-		const there = fileOn(filename, qemuFolder);
-		if (there === undefined) continue;
-		const same = await Promise.all([fs.realpath(there), fs.realpath(file), fs.stat(there)]).catch(() => undefined);
-		if (same && (same[0] === same[1] || same[2].ino === inode)) return depth;
-	}
-	return undefined;
+function overlaidDisk({nodes}: BlockGraph, {name, overlay, top, base}: OverlayInUse): OverlaidDisk {
+	const bitmaps = (base && nodes.get(base.name)?.bitmaps) ?? [];
+	return {
+		name,
+		node: base?.name ?? top.name,
+		overlay: {node: top.name, file: overlay.file},
+		bitmaps: bitmaps.filter(bitmap => isLasting(bitmap.name) && bitmap.recording && !bitmap.inconsistent),
+	};
 }

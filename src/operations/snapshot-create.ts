@@ -9,6 +9,7 @@ import type {SnapshotPlan} from '../snapshots/journal.ts';
 import {programVersion} from '../version.ts';
 import {captureMachine} from './capture-machine.ts';
 import {cutFrozen} from './frozen-cut.ts';
+import {ALONE} from './group.ts';
 import {insideCutter, prepareMemoryInside} from './inside-cutter.ts';
 import {memoryCutter, prepareMemory} from './memory-cutter.ts';
 import {planInternalSnapshot} from './plan-internal-snapshot.ts';
@@ -32,10 +33,15 @@ import {withVm} from './with-vm.ts';
 export function createSnapshot(request: SnapshotRequest): Observable<SnapshotMessage> {
 	refuseWithMemory(request);
 	const doing = `snapshot since ${new Date().toISOString()}`;
+	const {member = ALONE} = request;
 	return withVm(request, doing, (vm, run) => {
 		const {qmp, agent} = request.sockets;
 		return withGuard(request, run, {agent, vm: {qmp, name: vm.name}}, guarded =>
 			concat(
+				defer(() => {
+					member.holds(vm.name);
+					return EMPTY;
+				}),
 				request.dryRun === true ? EMPTY : recoverVm(vm, {snapshots: request.folder}, undefined),
 				// It may go on only now.
 				defer(() => lookAgain(vm)).pipe(concatMap(now => quiesced(request, now, guarded))),
@@ -44,7 +50,12 @@ export function createSnapshot(request: SnapshotRequest): Observable<SnapshotMes
 	});
 }
 
-function refuseWithMemory({memory, quiesce, kind}: SnapshotRequest): void {
+function refuseWithMemory({memory, quiesce, kind, member}: SnapshotRequest): void {
+	if (memory !== undefined && member) {
+		throw new UsageError('the memory of several VMs cannot be saved at one instant, so --memory goes without --group', {
+			hint: 'Leave out --memory, or take a snapshot of each VM by itself.',
+		});
+	}
 	if (memory === 'background' && kind === 'internal') {
 		throw new UsageError(
 			'inside the images QEMU saves the memory of a VM that stands still, and not in the background',
@@ -158,6 +169,7 @@ async function prepareSnapshot(
 		tool: {version: programVersion()},
 		disks: planned.records,
 		skipped: selected.skipped,
+		group: null,
 		warnings: planned.warnings,
 	};
 	const nodes = selected.disks.map(({medium}) => medium.node);
@@ -173,11 +185,17 @@ function frozenCutter(
 ): SnapshotCutter {
 	return {
 		wants: 'disks',
-		cut: disks =>
-			cutFrozen({...request, called: name}, quiescer, async () => {
+		cut: async disks => {
+			const record = await cutFrozen({...request, called: name}, quiescer, async () => {
 				const actions = kind === 'internal' ? internalSnapshotActions(nodes, name) : overlayActions(disks);
 				const ms = await timed(() => qmp.execute('transaction', {actions}));
 				return {standstill: {of: 'disks', seconds: ms / 1000}};
-			}),
+			});
+			// In a group it can be taken back.
+			if (request.member && request.quiesce === 'require' && record.degraded !== undefined) {
+				throw new AgentError(record.degraded);
+			}
+			return record;
+		},
 	};
 }

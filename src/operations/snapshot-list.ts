@@ -1,7 +1,9 @@
 import path from 'node:path';
 import type {InternalSnapshot} from '../block/nodes.ts';
 import {stateOf} from '../repository/owner.ts';
-import type {SnapshotManifest} from '../snapshots/manifest.ts';
+import {isThere as isFileThere} from '../repository/durable-files.ts';
+import type {GroupedSnapshot, SnapshotManifest} from '../snapshots/manifest.ts';
+import {SNAPSHOT_FILE} from '../snapshots/layout.ts';
 import {listPartialSnapshots} from '../snapshots/partial-snapshot.ts';
 import type {DamagedSnapshot, Snapshot} from '../snapshots/snapshots.ts';
 import {readChains, type VmChains} from './disk-chains.ts';
@@ -48,6 +50,9 @@ export interface ListedSnapshot {
 	readonly overlayBytes: number | null;
 	readonly memory: SnapshotManifest['memory'];
 	readonly vmState: SnapshotManifest['vmState'];
+	readonly group: SnapshotManifest['group'];
+	/** The snapshots of its group that are not there: removed since, or never come to be. */
+	readonly groupLacks: readonly GroupedSnapshot[];
 	readonly warnings: readonly string[];
 	readonly folder: string | null;
 }
@@ -65,7 +70,7 @@ export async function listVmSnapshots(request: SnapshotListRequest): Promise<Sna
 		const chains = await readChains(vm);
 		const folders = snapshotFolders(vm.name, chains.graph, chains.qemu?.cwd, request.folder);
 		const found = await snapshotsIn(folders);
-		const noted = found.map(snapshot => describe(snapshot, chains));
+		const noted = await Promise.all(found.map(snapshot => describe(snapshot, chains)));
 		const names = new Set(noted.filter(({kind}) => kind === 'internal').map(({name}) => name));
 		return {
 			vm: vm.name,
@@ -81,20 +86,39 @@ function byTime(one: ListedSnapshot, other: ListedSnapshot): number {
 	return (one.cutAt ?? '') < (other.cutAt ?? '') ? -1 : 1;
 }
 
-function describe(snapshot: Snapshot | DamagedSnapshot, chains: VmChains): ListedSnapshot {
+async function describe(snapshot: Snapshot | DamagedSnapshot, chains: VmChains): Promise<ListedSnapshot> {
 	const {name, folder} = snapshot;
-	const nothing = {cutAt: null, consistency: null, disks: [], overlayBytes: null, memory: null, vmState: null};
+	const nothing = {
+		...ALONE,
+		cutAt: null,
+		consistency: null,
+		disks: [],
+		overlayBytes: null,
+		memory: null,
+		vmState: null,
+	};
 	if (snapshot.state === 'damaged') {
 		return {...nothing, name, folder, kind: 'external', state: 'damaged', warnings: [snapshot.reason]};
 	}
-	const {kind, cutAt, consistency, memory, vmState, warnings, disks} = snapshot.manifest;
+	const {kind, cutAt, consistency, memory, vmState, group, warnings, disks} = snapshot.manifest;
 	const whole = disks.every(disk => isThere(snapshot.manifest, disk, chains));
 	return {
-		...{name, folder, kind, cutAt, consistency, memory, vmState, warnings},
+		...{name, folder, kind, cutAt, consistency, memory, vmState, group, warnings},
+		groupLacks: await missingOf(group),
 		state: whole ? 'whole' : 'broken',
 		disks: disks.map(disk => disk.name),
 		overlayBytes: sumOf(disks.map(({overlay}) => overlay && allocatedOf(overlay.file, chains))),
 	};
+}
+
+const ALONE = {group: null, groupLacks: []} as const;
+
+async function missingOf(group: SnapshotManifest['group']): Promise<GroupedSnapshot[]> {
+	const missing: GroupedSnapshot[] = [];
+	for (const member of group?.members ?? []) {
+		if (!(await isFileThere(path.join(member.folder, SNAPSHOT_FILE)))) missing.push(member);
+	}
+	return missing;
 }
 
 type SnapshotDisk = SnapshotManifest['disks'][number];
@@ -135,7 +159,7 @@ async function unfinishedIn(folders: readonly string[]): Promise<ListedSnapshot[
 				...{name, folder, kind: partial?.plan.kind ?? 'external', cutAt: partial?.journal.begunAt ?? null},
 				state: isAlive ? 'being taken' : 'unfinished',
 				disks: partial?.plan.disks.map(disk => disk.name) ?? [],
-				...{consistency: null, overlayBytes: null, memory: null, vmState: null, warnings: []},
+				...{...ALONE, consistency: null, overlayBytes: null, memory: null, vmState: null, warnings: []},
 			};
 		}),
 	);
@@ -155,7 +179,7 @@ function unnoted({chains}: VmChains, known: ReadonlySet<string>): ListedSnapshot
 		cutAt: held[0]?.snapshot.takenAt.toISOString() ?? null,
 		disks: held.map(({disk}) => disk),
 		vmState: vmStateIn(held.map(({disk, snapshot}) => ({disk, memoryBytes: snapshot.memoryBytes}))) ?? null,
-		...{consistency: null, overlayBytes: null, memory: null, warnings: []},
+		...{...ALONE, consistency: null, overlayBytes: null, memory: null, warnings: []},
 	}));
 }
 

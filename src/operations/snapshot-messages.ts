@@ -1,6 +1,7 @@
 import type {MemoryMode, MemoryProgress} from '../migration/save-memory.ts';
 import type {QuiesceRequest} from './with-quiescer.ts';
 import type {CutRecord} from './backup-messages.ts';
+import type {GroupMember} from './group.ts';
 import type {DiskSelection} from './select-disks.ts';
 import type {SnapshotManifest} from '../snapshots/manifest.ts';
 
@@ -17,6 +18,8 @@ export interface SnapshotRequest extends QuiesceRequest, DiskSelection {
 	readonly memory?: MemoryMode | undefined;
 	/** With `memory: 'live'`: how long the guest may go on, at the most, before it is paused for the rest. */
 	readonly liveMs?: number | undefined;
+	/** What keeps it in step with the other VMs of its group. Anything that fails then takes it back. */
+	readonly member?: GroupMember | undefined;
 	/** Plan, and stop there. */
 	readonly dryRun?: boolean;
 }

@@ -1,19 +1,24 @@
 import fs from 'node:fs/promises';
+import path from 'node:path';
 import {defer, EMPTY, from, type Observable} from 'rxjs';
+import type {BlockGraph} from '../block/graph.ts';
 import {addOverlayNodes, carryBitmaps, type OverlaidDisk} from '../cut/external-snapshot.ts';
 import {QuiesceError} from '../errors.ts';
 import type {Machine} from '../repository/machine.ts';
 import type {SnapshotPlan} from '../snapshots/journal.ts';
-import type {SnapshotMemory, VmState} from '../snapshots/manifest.ts';
+import type {SnapshotGroup, SnapshotMemory, VmState} from '../snapshots/manifest.ts';
 import {createOverlay} from '../snapshots/overlay-file.ts';
 import {createPartialSnapshot, type PartialSnapshot} from '../snapshots/partial-snapshot.ts';
 import {scoped} from '../rx/scoped.ts';
 import {streamTask} from '../rx/task-stream.ts';
 import type {CutRecord} from './backup-messages.ts';
 import type {PlannedSnapshot} from './plan-snapshot.ts';
+import {ALONE, type AnnouncedGroup, type GroupMember} from './group.ts';
 import {reachAgain} from './reach-again.ts';
+import {readBlockGraph} from '../block/read-graph.ts';
 import type {Run} from './run.ts';
-import {settleSnapshot, settleWithoutVm} from './settle-snapshot.ts';
+import {removeMadeOverlays} from './remove-made-overlays.ts';
+import {settleSnapshot} from './settle-snapshot.ts';
 import type {SnapshotMessage} from './snapshot-messages.ts';
 import {clearPointer, pointToSnapshot} from './snapshot-pointer.ts';
 import type {VmSession} from './vm-session.ts';
@@ -21,7 +26,7 @@ import {lostErrors, type VmRequest} from './with-vm.ts';
 
 /** All that was asked for, found and decided before a snapshot is taken. */
 export interface SnapshotTask {
-	readonly request: VmRequest;
+	readonly request: VmRequest & {readonly member?: GroupMember | undefined};
 	readonly vm: VmSession;
 	readonly run: Run;
 	readonly planned: PlannedSnapshot;
@@ -49,9 +54,16 @@ export interface SnapshotCutter {
 	) => Promise<CutRecord & SavedWithIt>;
 }
 
+interface Taking {
+	readonly partial: PartialSnapshot;
+	/** False while it would be taken back if anything failed. */
+	mayAppear: boolean;
+}
+
 /**
  * Makes the overlays, cuts, and lets the snapshot appear. Cold. If it fails before the cut, nothing is left of it; if after,
- * the snapshot is there all the same, as far as it can be, since the guest writes to its overlays.
+ * the snapshot is there all the same, as far as it can be, since the guest writes to its overlays; but one of a group is
+ * taken back, as long as no snapshot of the group has begun to appear.
  */
 export function takeSnapshot(task: SnapshotTask, cutter: SnapshotCutter): Observable<SnapshotMessage> {
 	const {request, run, planned, machine, plan} = task;
@@ -59,19 +71,21 @@ export function takeSnapshot(task: SnapshotTask, cutter: SnapshotCutter): Observ
 		acquire: async () => {
 			const partial = await createPartialSnapshot(planned.folder, {plan, machine, wants: cutter.wants});
 			await pointToSnapshot(run.folder, partial.folder);
-			return partial;
+			return {partial, mayAppear: request.member === undefined};
 		},
-		release: (partial, outcome) => (outcome === 'completed' ? EMPTY : settle(task, partial)),
+		release: (taking, outcome) => (outcome === 'completed' ? EMPTY : settle(task, taking)),
 		onLostError: lostErrors(request),
-		use: partial =>
+		use: taking =>
 			streamTask<SnapshotMessage>(undefined, async emit => {
+				const {partial} = taking;
 				await makeOverlays(task, partial);
 				const disks = planned.overlays.map(({overlaid}) => overlaid);
 				request.signal.throwIfAborted();
 				await addOverlayNodes({qmp: task.vm.qmp, run: run.id}, disks);
+				await announce(task, partial);
 				const {memory, vmState, ...record} = await cutter.cut(disks, partial, emit);
 				emit({kind: 'cut', ...record});
-				(await finish(task, partial, record, {memory, vmState})).forEach(emit);
+				(await finish(task, taking, record, {memory, vmState})).forEach(emit);
 			}),
 	});
 }
@@ -99,18 +113,47 @@ async function syncBase(file: string): Promise<void> {
 	}
 }
 
+/** From here on also who finds what a killed run has left knows of whose group it is. */
+async function announce({request: {member = ALONE}, planned}: SnapshotTask, partial: PartialSnapshot): Promise<void> {
+	const announced = await member.announce(path.join(planned.folder, planned.name));
+	if (announced) await partial.record({...partial.plan, group: groupOf(announced)});
+}
+
+function groupOf({name, members}: AnnouncedGroup): SnapshotGroup {
+	const unseen = {consistency: null, cutBeganSeconds: null, cutEndedSeconds: null};
+	return {name, skewSeconds: null, members: members.map(member => ({...member, ...unseen}))};
+}
+
+/** What was announced of it, with what was measured since. */
+function measured(group: SnapshotGroup | null, record: CutRecord['group']): SnapshotGroup | undefined {
+	if (!group || !record) return undefined;
+	const members = group.members.map(member => {
+		const seen = record.members.find(({vm}) => vm === member.vm);
+		if (!seen) return member;
+		const {consistency, cutBeganSeconds, cutEndedSeconds} = seen;
+		return {...member, consistency, cutBeganSeconds, cutEndedSeconds};
+	});
+	return {...group, skewSeconds: record.skewSeconds, members};
+}
+
 async function finish(
-	{vm, run, planned}: SnapshotTask,
-	partial: PartialSnapshot,
+	{request: {member = ALONE}, vm, run, planned}: SnapshotTask,
+	taking: Taking,
 	record: CutRecord,
 	saved: SavedWithIt,
 ): Promise<SnapshotMessage[]> {
+	const {partial} = taking;
 	const disks = planned.overlays.map(({overlaid}) => overlaid);
 	await requireInPlace(vm, planned);
 	const problems = await carryBitmaps({qmp: vm.qmp, run: run.id}, disks);
 	const {at: cutAt, consistency, freeze, standstill, degraded} = record;
 	const warnings = [...(degraded === undefined ? [] : [`crash-consistent only: ${degraded}`]), ...problems];
-	const {manifest, folder} = await partial.finish({cutAt, consistency, freeze, standstill, warnings, ...saved});
+	const group = measured(partial.plan.group, record.group);
+	const cut = {cutAt, consistency, freeze, standstill, group, warnings, ...saved};
+	const {manifest, folder} = await partial.finish(cut, async () => {
+		await member.readyToAppear();
+		taking.mayAppear = true;
+	});
 	await clearPointer(run.folder);
 	return [...problems.map(text => ({kind: 'warning' as const, text})), {kind: 'finished', manifest, folder}];
 }
@@ -127,11 +170,13 @@ async function requireInPlace(vm: VmSession, {overlays}: PlannedSnapshot): Promi
 }
 
 /** The connection may be what has failed. */
-function settle({request, vm, run, qemuFolder}: SnapshotTask, partial: PartialSnapshot): Observable<unknown> {
+function settle({request, vm, run, qemuFolder}: SnapshotTask, {partial, mayAppear}: Taking): Observable<unknown> {
 	return defer(async () => {
 		const words =
-			(await reachAgain(vm, qmp => settleSnapshot({qmp, schema: vm.schema, qemuFolder}, partial))) ??
-			(await settleWithoutVm(partial));
+			(await reachAgain(vm, qmp => {
+				const readGraph = (): Promise<BlockGraph> => readBlockGraph(qmp, vm.schema);
+				return settleSnapshot({...vm, qmp, readGraph, qemuFolder}, partial, mayAppear ? 'finish' : 'take back');
+			})) ?? (await removeMadeOverlays(partial));
 		for (const text of words.filter(isNews)) request.tell(text);
 		await clearPointer(run.folder);
 		return from(words);

@@ -147,14 +147,14 @@ export interface PointManifest {
 }
 
 export const bytes = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
-const seconds = v.pipe(v.number(), v.minValue(0));
+export const seconds = v.pipe(v.number(), v.minValue(0));
 const pointId = v.pipe(v.string(), v.check(isPointId, 'not the id of a point'));
 export const time = v.pipe(v.string(), v.regex(/^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{3}Z$/, 'not a time in UTC'));
 
 const kind = v.picklist(['full', 'incremental', 'differential']);
 const plainName = v.pipe(v.string(), v.regex(PLAIN_NAME, 'not a plain name'));
 
-const consistency = v.picklist(['quiesced', 'crash-consistent', 'offline']);
+export const consistency = v.picklist(['quiesced', 'crash-consistent', 'offline']);
 
 const group = v.looseObject({
 	name: v.pipe(v.string(), v.nonEmpty()),

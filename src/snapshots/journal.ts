@@ -22,6 +22,11 @@ export interface Journal extends Owner {
 	readonly plan: SnapshotPlan;
 	/** With `memory` what is unfinished is more than the documents. */
 	readonly wants: 'disks' | 'memory';
+	/**
+	 * It is being taken back, although it has been cut: its bases may hold what was written since, so it must not appear any
+	 * more.
+	 */
+	readonly undoing: boolean;
 }
 
 const schema: v.GenericSchema<unknown, Journal> = v.looseObject({
@@ -30,10 +35,11 @@ const schema: v.GenericSchema<unknown, Journal> = v.looseObject({
 	begunAt: time,
 	plan: v.looseObject(planMembers),
 	wants: v.picklist(['disks', 'memory']),
+	undoing: v.optional(v.boolean(), false),
 });
 
 export function newJournal(owner: Owner, plan: SnapshotPlan, wants: Journal['wants'], now: Date): Journal {
-	return {format: JOURNAL_FORMAT, ...owner, begunAt: now.toISOString(), plan, wants};
+	return {format: JOURNAL_FORMAT, ...owner, begunAt: now.toISOString(), plan, wants, undoing: false};
 }
 
 /** Throws `DAMAGED`; `what` names the document in the message. */

@@ -1,7 +1,16 @@
 import * as v from 'valibot';
 import {parseDocument} from '../repository/document.ts';
 import {PLAIN_NAME} from '../repository/layout.ts';
-import {bytes, cutMembers, type PointManifest, time, writerMembers} from '../repository/manifest.ts';
+import {
+	bytes,
+	type Consistency,
+	consistency,
+	cutMembers,
+	type PointManifest,
+	seconds,
+	time,
+	writerMembers,
+} from '../repository/manifest.ts';
 import {isSnapshotName} from './layout.ts';
 
 export const SNAPSHOT_FORMAT = 1;
@@ -50,6 +59,24 @@ export interface VmState {
 	readonly bytes: number;
 }
 
+/** The snapshots of several VMs, all of one name, that were cut in one go. What nobody lived to see is null. */
+export interface SnapshotGroup {
+	readonly name: string;
+	/** From when the first VM was told to cut until the last one had answered. */
+	readonly skewSeconds: number | null;
+	readonly members: readonly GroupedSnapshot[];
+}
+
+export interface GroupedSnapshot {
+	readonly vm: string;
+	/** Where it is told of. It may be gone by now, or never have come to be. */
+	readonly folder: string;
+	readonly consistency: Consistency | null;
+	/** When it was told to cut, and had answered: since the first VM was told. */
+	readonly cutBeganSeconds: number | null;
+	readonly cutEndedSeconds: number | null;
+}
+
 /** snapshot.json: all that is known of a snapshot. Members that this version does not know are kept. */
 export interface SnapshotManifest extends Pick<
 	PointManifest,
@@ -64,12 +91,28 @@ export interface SnapshotManifest extends Pick<
 	readonly memory: SnapshotMemory | null;
 	/** The same of an internal one, which QEMU keeps in the image of this disk. */
 	readonly vmState: VmState | null;
+	/** Null for one that was taken alone. */
+	readonly group: SnapshotGroup | null;
 	readonly warnings: readonly string[];
 }
 
 const absolute = v.pipe(v.string(), v.startsWith('/'));
 const image = {file: absolute, format: v.string(), inode: v.nullable(bytes)};
 const snapshotName = v.pipe(v.string(), v.check(isSnapshotName, 'not the name of a snapshot'));
+
+const group = v.looseObject({
+	name: v.pipe(v.string(), v.nonEmpty()),
+	skewSeconds: v.nullable(seconds),
+	members: v.array(
+		v.looseObject({
+			vm: v.pipe(v.string(), v.nonEmpty()),
+			folder: absolute,
+			consistency: v.nullable(consistency),
+			cutBeganSeconds: v.nullable(seconds),
+			cutEndedSeconds: v.nullable(seconds),
+		}),
+	),
+});
 
 /** Of the document, and of what is known before the cut. */
 export const planMembers = {
@@ -91,6 +134,7 @@ export const planMembers = {
 		}),
 	),
 	skipped: v.array(v.looseObject({name: v.string(), reason: v.string()})),
+	group: v.optional(v.nullable(group), null),
 	warnings: v.array(v.string()),
 };
 
@@ -109,8 +153,8 @@ const memory = v.looseObject({
 const schema: v.GenericSchema<unknown, SnapshotManifest> = v.pipe(
 	v.looseObject({
 		format: v.literal(SNAPSHOT_FORMAT),
-		...planMembers,
 		...cutMembers,
+		...planMembers,
 		finishedAt: time,
 		memory: v.nullable(memory),
 		vmState: v.optional(v.nullable(v.looseObject({disk: v.string(), bytes})), null),

@@ -18,7 +18,14 @@ import {thisOwner} from '../repository/owner.ts';
 import {formatSums} from '../repository/sums.ts';
 import {type Journal, newJournal, parseJournal, type SnapshotPlan} from './journal.ts';
 import {MEMORY_FILE, parsePartialFolderName, partialFolderName, SNAPSHOT_FILE} from './layout.ts';
-import {parseSnapshot, SNAPSHOT_FORMAT, type SnapshotManifest, type SnapshotMemory, type VmState} from './manifest.ts';
+import {
+	parseSnapshot,
+	SNAPSHOT_FORMAT,
+	type SnapshotGroup,
+	type SnapshotManifest,
+	type SnapshotMemory,
+	type VmState,
+} from './manifest.ts';
 import type {Snapshot} from './snapshots.ts';
 
 /** What is known of a snapshot only after its cut. */
@@ -28,6 +35,8 @@ export interface SnapshotCut extends Pick<SnapshotManifest, 'cutAt' | 'consisten
 	/** Its file is in the partial folder, complete and closed. */
 	readonly memory?: SnapshotMemory | undefined;
 	readonly vmState?: VmState | undefined;
+	/** Undefined for what was announced of it. */
+	readonly group?: SnapshotGroup | undefined;
 }
 
 /** A snapshot that has no name yet: a hidden folder, until {@link finish} lets it appear whole. */
@@ -51,16 +60,28 @@ export class PartialSnapshot {
 
 	/** Says, durably, what is known by now: which files have been made. */
 	async record(plan: SnapshotPlan): Promise<void> {
-		this.#journal = {...this.#journal, plan};
-		await replaceDurably(path.join(this.folder, OWNER_FILE), formatDocument(this.#journal));
+		await this.#write({...this.#journal, plan});
 	}
 
-	/** Makes the snapshot appear, once it has been cut. Can be repeated, also by another run. */
-	async finish(cut: SnapshotCut, now = new Date()): Promise<Snapshot> {
-		const {warnings, memory = null, vmState = null, ...rest} = cut;
+	/** Says, durably and before any image is changed, that it is not to appear any more. */
+	async beginUndoing(): Promise<void> {
+		await this.#write({...this.#journal, undoing: true});
+	}
+
+	async #write(journal: Journal): Promise<void> {
+		this.#journal = journal;
+		await replaceDurably(path.join(this.folder, OWNER_FILE), formatDocument(journal));
+	}
+
+	/**
+	 * Makes the snapshot appear, once it has been cut. Can be repeated, also by another run. Before it does, all is durable but the
+	 * name, and `whenDurable` is waited for, with whose failure it does not appear.
+	 */
+	async finish(cut: SnapshotCut, whenDurable = (): Promise<void> => Promise.resolve()): Promise<Snapshot> {
+		const {warnings, memory = null, vmState = null, group = this.plan.group, ...rest} = cut;
 		const {plan} = this;
 		const written: SnapshotManifest = {
-			...{...plan, ...rest, memory, vmState, format: SNAPSHOT_FORMAT, finishedAt: now.toISOString()},
+			...{...plan, ...rest, memory, vmState, group, format: SNAPSHOT_FORMAT, finishedAt: new Date().toISOString()},
 			warnings: [...plan.warnings, ...warnings],
 		};
 		const text = formatDocument(written);
@@ -77,6 +98,7 @@ export class PartialSnapshot {
 			sums.set(path.basename(file), hash.sha256);
 		}
 		await replaceDurably(this.#path(SUMS_FILE), formatSums(sums));
+		await whenDurable();
 		await fs.rm(this.#path(OWNER_FILE), {force: true});
 		return appear(this.folder);
 	}

@@ -17,9 +17,11 @@ export class WrittenVm {
 	readonly uuid = randomUUID();
 	readonly disks: readonly BareDisk[];
 	readonly contents = new Map<string, Buffer>();
+	readonly name: string;
 	#vm: BareVm | undefined;
 
-	constructor(disks: readonly BareDisk[] = TWO_DISKS, folder = temporaryFolder()) {
+	constructor(disks: readonly BareDisk[] = TWO_DISKS, folder = temporaryFolder(), name = 'web') {
+		this.name = name;
 		this.folder = folder;
 		this.disks = disks;
 		for (const {name, sizeBytes, fill = 0} of disks) this.contents.set(name, Buffer.alloc(sizeBytes, fill));
@@ -31,7 +33,7 @@ export class WrittenVm {
 	}
 
 	async start(disks = this.disks, args: readonly string[] = []): Promise<this> {
-		this.#vm = await startVm(disks, {folder: this.folder, uuid: this.uuid, args});
+		this.#vm = await startVm(disks, {name: this.name, folder: this.folder, uuid: this.uuid, args});
 		return this;
 	}
 

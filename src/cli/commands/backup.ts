@@ -10,10 +10,10 @@ import {backupGroup, type GroupBackupMessage} from '../../operations/backup-grou
 import type {BackupMessage, BackupPlan, BackupRequest} from '../../operations/backup-messages.ts';
 import type {WishedKind} from '../../operations/decide-copy.ts';
 import {type CopyWishes, LAYOUTS} from '../../operations/plan-copies.ts';
-import type {DiskSelection} from '../../operations/select-disks.ts';
 import type {VmSockets} from '../../operations/vm-session.ts';
-import {backupPrinter} from '../backup-printer.ts';
+import {backupPrinter, printWords} from '../backup-printer.ts';
 import {type GroupOptions, groupOf, groupOptions, type NamedGroup, oneOf} from '../group-options.ts';
+import {groupDisks} from '../group-disks.ts';
 import {groupPrinter} from '../group-printer.ts';
 import {toJson} from '../json.ts';
 import {printAll, type Printer} from '../printer.ts';
@@ -161,7 +161,7 @@ async function takeGroup(
 	{name, members}: NamedGroup<VmSockets>,
 	context: CommandContext,
 ): Promise<void> {
-	const disks = disksOf([...members.keys()], options);
+	const disks = groupDisks([...members.keys()], options);
 	const requests = Array.from(members, ([vm, sockets]): [string, BackupRequest] => [
 		vm,
 		{...requestOf(options, context), sockets, ...disks.get(vm)},
@@ -173,7 +173,7 @@ async function takeGroup(
 			if (message.kind === 'planned') plans.push(message.plan);
 		}),
 	);
-	await follow<GroupBackupMessage>(planned$, groupPrinter(context), context);
+	await follow<GroupBackupMessage>(planned$, groupPrinter(context, printWords), context);
 	if (context.json && options.dryRun) printResult(toJson({messageType: 'summary', dryRun: true, plans}));
 }
 
@@ -213,24 +213,6 @@ function requestOf(options: Options, context: CommandContext): Omit<BackupReques
 		freezeTimeoutMs: parseDuration(options.freezeTimeout, '--freeze-timeout'),
 		dryRun: options.dryRun,
 	};
-}
-
-/** In a group a disk is named with its VM. */
-function disksOf(vms: readonly string[], {disk = [], exclude = []}: Options): ReadonlyMap<string, DiskSelection> {
-	const selections = new Map<string, {only?: string[]; exclude?: string[]}>(vms.map(vm => [vm, {}]));
-	const add = (option: 'disk' | 'exclude', text: string): void => {
-		const vm = vms.find(candidate => text.startsWith(`${candidate}:`));
-		const selection = selections.get(vm ?? '');
-		if (vm === undefined || !selection) {
-			throw new UsageError(`--${option}: '${text}' names no disk of the group`, {
-				hint: `Name it with its VM, such as ${vms[0] ?? ''}:vda.`,
-			});
-		}
-		(selection[option === 'disk' ? 'only' : 'exclude'] ??= []).push(text.slice(vm.length + 1));
-	};
-	for (const text of disk) add('disk', text);
-	for (const text of exclude) add('exclude', text);
-	return selections;
 }
 
 function copyCommandOf({copyCommand, method}: Options): readonly string[] | undefined {

@@ -9,7 +9,7 @@ export class StepNames {
 
 	/** For a line of the transcript; undefined for what is none. */
 	ofMessage(line: string): string | undefined {
-		const [, peer, direction, text] = /^\S+ (\w+) (->|<-) (.*)$/.exec(line) ?? [];
+		const [, peer, direction, text] = /^\S+ (\w+(?:@\S+)?) (->|<-) (.*)$/.exec(line) ?? [];
 		if (peer === undefined || direction === undefined || text === undefined) return undefined;
 		return this.#numbered(`${peer} ${direction} ${this.#what(peer, text)}`);
 	}

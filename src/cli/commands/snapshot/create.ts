@@ -1,17 +1,20 @@
-import {tap} from 'rxjs';
+import {type Observable, tap} from 'rxjs';
 import type {Argv} from 'yargs';
 import {UsageError} from '../../../errors.ts';
 import {MEMORY_MODES, type MemoryMode} from '../../../migration/save-memory.ts';
 import {createSnapshot} from '../../../operations/snapshot-create.ts';
+import {createSnapshotGroup, type GroupSnapshotMessage} from '../../../operations/snapshot-group.ts';
 import type {SnapshotRequest} from '../../../operations/snapshot-messages.ts';
-import {printAll} from '../../printer.ts';
+import {groupDisks} from '../../group-disks.ts';
+import {groupOf, type GroupOptions, groupOptions} from '../../group-options.ts';
+import {groupPrinter} from '../../group-printer.ts';
+import {printAll, type Printer} from '../../printer.ts';
 import {parseDuration} from '../../quantities.ts';
-import {type GlobalOptions, runCommand} from '../../run-command.ts';
-import {snapshotPrinter} from '../../snapshot-printer.ts';
-import {socketsOf, type VmOptions, vmOptions} from '../../vm-options.ts';
+import {type CommandContext, type GlobalOptions, runCommand} from '../../run-command.ts';
+import {printWords, snapshotPrinter} from '../../snapshot-printer.ts';
+import {socketsOf} from '../../vm-options.ts';
 
-interface Options extends GlobalOptions, VmOptions {
-	readonly snapshot?: string;
+interface Options extends GlobalOptions, GroupOptions {
 	readonly quiesce: SnapshotRequest['quiesce'];
 	readonly disk?: readonly string[];
 	readonly exclude?: readonly string[];
@@ -25,13 +28,24 @@ interface Options extends GlobalOptions, VmOptions {
 }
 
 export function build(yargs: Argv): Argv {
-	return vmOptions(yargs)
+	return groupOptions(yargs)
 		.usage(
-			'$0 snapshot create VM [NAME]\n\nFrom one instant on lets the guest write to new images over those that it has, which ' +
+			'$0 snapshot create VM [NAME]\n$0 snapshot create VM… --group GROUP [--name NAME]\n\nFrom one instant on lets the guest write to new images over those that it has, which ' +
 				'then hold what its disks held: all at once, with the file systems frozen. Prints the name of the snapshot, and ' +
-				'says which image each disk lies on from then on.',
+				'says which image each disk lies on from then on. Several VMs, with --group, are cut together.',
 		)
-		.positional('snapshot', {type: 'string', describe: 'What to call it; else the time'})
+		.positional('vm', {
+			type: 'string',
+			array: true,
+			describe:
+				'A VM of this host: its name, UUID or process id; and what to call the snapshot, else the time. With --group ' +
+				'several VMs, also as NAME=QMP[,agent=AGENT]',
+		})
+		.option('name', {
+			type: 'string',
+			describe: 'What to call a VM that has no name of its own; with --group, what to call the snapshots',
+			group: 'VM:',
+		})
 		.option('quiesce', {
 			choices: ['require', 'try', 'never'] as const,
 			default: 'try',
@@ -86,42 +100,91 @@ export function build(yargs: Argv): Argv {
 			'$0 snapshot create web1 running --memory',
 			'with its memory: `quiesce revert` brings back the running guest',
 		)
+		.example('$0 snapshot create web1 db1 --group shop', 'both frozen, then cut, then thawed; or neither')
 		.example('$0 snapshot create --qmp /run/web1.qmp before-upgrade --disk vda', '');
 }
 
 export function run(options: Options): Promise<void> {
 	return runCommand(options, async context => {
-		const {vm, name} = namesOf(options);
 		if (options.internal && options.overlayTemplate !== undefined) {
 			throw new UsageError('--internal makes no overlays, so it goes without --overlay-template');
 		}
-		const request: SnapshotRequest = {
-			...context,
-			sockets: await socketsOf({...options, vm}),
-			snapshot: name,
-			kind: options.internal ? 'internal' : 'external',
-			quiesce: options.quiesce,
-			only: options.disk,
-			exclude: options.exclude,
-			overlayTemplate: options.overlayTemplate,
-			folder: options.folder,
-			memory: options.memory,
-			liveMs: parseDuration(options.liveFor, '--live-for'),
-			freezeTimeoutMs: parseDuration(options.freezeTimeout, '--freeze-timeout'),
-			dryRun: options.dryRun,
-		};
-		const logged$ = createSnapshot(request).pipe(
-			tap(message => {
-				if (message.kind !== 'progress') context.log.info(message.kind, {message});
-			}),
-		);
-		await printAll(logged$, snapshotPrinter(context));
+		await (options.group === undefined ? takeOne(options, context) : takeGroup(options, context));
 		return undefined;
 	});
 }
 
+async function takeOne(options: Options, context: CommandContext): Promise<void> {
+	const {vm: [first, second, ...more] = [], ...rest} = options;
+	if (more.length > 0) {
+		throw new UsageError(`${more.join(' ')}: one VM and one name are enough`, {
+			hint: 'For several VMs give the group a name with --group.',
+		});
+	}
+	const {vm, name} = namesOf({vm: first, qmp: options.qmp, snapshot: second});
+	const request: SnapshotRequest = {
+		...requestOf(options, context),
+		sockets: await socketsOf({...rest, vm}),
+		snapshot: name,
+		only: options.disk,
+		exclude: options.exclude,
+	};
+	await follow(createSnapshot(request), snapshotPrinter(context), context);
+}
+
+async function takeGroup(options: Options, context: CommandContext): Promise<void> {
+	const {name: snapshot, ...rest} = options;
+	const group = await groupOf(rest);
+	if (!group) throw new UsageError('no group is named');
+	const disks = groupDisks([...group.members.keys()], options);
+	const requests = Array.from(
+		group.members,
+		([vm, sockets]) => [vm, {...requestOf(options, context), sockets, ...disks.get(vm)}] as const,
+	);
+	const message$ = createSnapshotGroup({
+		...{group: group.name, snapshot, members: new Map(requests)},
+		signal: context.signal,
+	});
+	await follow<GroupSnapshotMessage>(message$, groupPrinter(context, printWords), context);
+}
+
+async function follow<Message extends {readonly kind: string}>(
+	messages$: Observable<Message>,
+	printer: Printer<Message>,
+	{log}: CommandContext,
+): Promise<void> {
+	const logged$ = messages$.pipe(
+		tap(message => {
+			if (message.kind !== 'progress') log.info(message.kind, {message});
+		}),
+	);
+	await printAll(logged$, printer);
+}
+
+function requestOf(options: Options, context: CommandContext): Omit<SnapshotRequest, 'sockets'> {
+	return {
+		...context,
+		kind: options.internal ? 'internal' : 'external',
+		quiesce: options.quiesce,
+		overlayTemplate: options.overlayTemplate,
+		folder: options.folder,
+		memory: options.memory,
+		liveMs: parseDuration(options.liveFor, '--live-for'),
+		freezeTimeoutMs: parseDuration(options.freezeTimeout, '--freeze-timeout'),
+		dryRun: options.dryRun,
+	};
+}
+
 /** Where sockets are named, there is no VM before the snapshot. */
-export function namesOf({vm, qmp, snapshot}: Pick<Options, 'vm' | 'qmp' | 'snapshot'>): {
+export function namesOf({
+	vm,
+	qmp,
+	snapshot,
+}: {
+	readonly vm?: string | undefined;
+	readonly qmp?: string | undefined;
+	readonly snapshot?: string | undefined;
+}): {
 	readonly vm: string | undefined;
 	readonly name: string | undefined;
 } {

@@ -1,6 +1,7 @@
 import type {Argv} from 'yargs';
 import {listVmSnapshots, type ListedDisk, type ListedSnapshot} from '../../../operations/snapshot-list.ts';
 import {toJson} from '../../json.ts';
+import {groupWords} from '../../group-printer.ts';
 import {printable} from '../../printable.ts';
 import {formatBytes} from '../../quantities.ts';
 import {type GlobalOptions, runCommand} from '../../run-command.ts';
@@ -29,7 +30,7 @@ export function run(options: Options): Promise<void> {
 		if (json) printResult(toJson(report));
 		else {
 			if (report.snapshots.length === 0) printNote('the VM has no snapshots');
-			else printResult(formatTable(COLUMNS, report.snapshots));
+			else printResult(withGroups(formatTable(COLUMNS, report.snapshots), report.snapshots));
 			for (const disk of report.disks) printResult(treeOf(disk).join('\n'));
 		}
 		return undefined;
@@ -51,6 +52,19 @@ const COLUMNS: readonly Column<ListedSnapshot>[] = [
 		align: 'right',
 	},
 ];
+
+/** Below each snapshot of a group. */
+function withGroups(table: string, snapshots: readonly ListedSnapshot[]): string {
+	const [title = '', ...lines] = table.split('\n');
+	const groupLine = ({group, groupLacks}: ListedSnapshot): string[] => {
+		if (!group) return [];
+		const lacks = groupLacks.map(({vm}) => vm).join(', ');
+		const words =
+			lacks === '' ? groupWords(group) : `${group.name}, which is incomplete: that of ${lacks} is not there`;
+		return [printable(`  of group ${words}`)];
+	};
+	return [title, ...lines.flatMap((line, at) => [line, ...snapshots.slice(at, at + 1).flatMap(groupLine)])].join('\n');
+}
 
 function treeOf({name, sizeBytes, images}: ListedDisk): string[] {
 	const lines = images.flatMap(({file, format, allocatedBytes, holds, usedBy, internal}, depth) => {
