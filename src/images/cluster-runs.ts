@@ -1,5 +1,5 @@
 import type {NbdClient} from '../nbd/client.ts';
-import {MAX_STATUS_BYTES, STATE_ZERO, type StatusExtent} from '../nbd/protocol.ts';
+import {STATE_ZERO, type StatusExtent} from '../nbd/protocol.ts';
 import {CLUSTER_BYTES, clustersOf} from './hash-records.ts';
 
 /** The context in which every export tells what is zero without a look at the data. */
@@ -36,7 +36,7 @@ export function writtenRuns(client: NbdClient, context: string): AsyncGenerator<
 
 async function* segmentsOf(client: NbdClient, context?: string): AsyncGenerator<Segment> {
 	for (let offset = 0; offset < client.sizeBytes;) {
-		const status = await client.blockStatus(offset, Math.min(client.sizeBytes - offset, MAX_STATUS_BYTES));
+		const status = await client.blockStatus(offset, client.sizeBytes - offset);
 		const zero = status.get(ZERO_CONTEXT);
 		const chosen = context === undefined ? zero : status.get(context);
 		if (!zero || !chosen) throw new RangeError(`the client did not agree on ${context ?? ZERO_CONTEXT}`);

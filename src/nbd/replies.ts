@@ -1,6 +1,7 @@
 import type {BytesWanted} from './byte-feeder.ts';
 import {NbdError} from './errors.ts';
-import * as protocol from './protocol.ts';
+import {decodeErrorPayload, decodeReplyHead, REPLY_BYTES, type ReplyHead} from './messages.ts';
+import {CHUNK, type HeaderStyle, MAX_STRING_BYTES} from './protocol.ts';
 
 /** What becomes of the answer to one request. */
 export interface Reply {
@@ -19,13 +20,13 @@ const MAX_ERRORS = 64;
  * Reads replies for ever, and gives them to the requests that wait, by cookie. One that is answered in full is taken off
  * the map. Throws {@link NbdError} on anything that is not the answer to a request.
  */
-export function* readReplies(waiting: Map<number, Reply>): BytesWanted<never> {
-	const refusals = new Map<number, {errno: number; text: string; count: number}>();
-	const head = Buffer.alloc(protocol.REPLY_BYTES);
+export function* readReplies(style: Exclude<HeaderStyle, 'simple'>, waiting: Map<bigint, Reply>): BytesWanted<never> {
+	const refusals = new Map<bigint, {errno: number; text: string; count: number}>();
+	const head = Buffer.alloc(REPLY_BYTES[style]);
 	const lengthBytes = Buffer.alloc(4);
 	for (;;) {
 		yield head;
-		const reply = protocol.decodeReplyHead(head);
+		const reply: ReplyHead = decodeReplyHead(style, head);
 		const {cookie} = reply;
 		const request = waiting.get(cookie);
 		if (!request) throw new NbdError('the server answers a request that does not wait');
@@ -37,16 +38,16 @@ export function* readReplies(waiting: Map<number, Reply>): BytesWanted<never> {
 			request.refuse(reply.errno, '');
 			continue;
 		}
-		yield lengthBytes;
-		const length = lengthBytes.readUInt32BE();
+		if (reply.length === undefined) yield lengthBytes;
+		const length = reply.length ?? lengthBytes.readUInt32BE();
 		if (reply.outcome === 'error') {
-			if (length > protocol.MAX_STRING_BYTES + 64) throw new NbdError(`the server tells an error in ${length} bytes`);
+			if (length > MAX_STRING_BYTES + 64) throw new NbdError(`the server tells an error in ${length} bytes`);
 			const payload = Buffer.alloc(length);
 			yield payload;
-			const {count, ...first} = refusals.get(cookie) ?? {...protocol.decodeErrorChunk(payload), count: 0};
+			const {count, ...first} = refusals.get(cookie) ?? {...decodeErrorPayload(payload), count: 0};
 			if (count === MAX_ERRORS) throw new NbdError('the server tells too many errors of one request');
 			refusals.set(cookie, {...first, count: count + 1});
-		} else if (reply.type === protocol.CHUNK.none) {
+		} else if (reply.type === CHUNK.none) {
 			if (length > 0 || reply.position !== 'last') throw new NbdError('the server sends an empty chunk with data');
 		} else {
 			yield* request.take(reply.type, length);

@@ -1,27 +1,32 @@
 import type {BytesWanted} from './byte-feeder.ts';
 import {NbdError} from './errors.ts';
-import {CHUNK, decodeStatusChunk, type StatusExtent} from './protocol.ts';
+import {decodeStatusPayload, STATUS_CHUNK} from './messages.ts';
+import type {HeaderStyle, StatusExtent} from './protocol.ts';
 
 /** QEMU's own limit of what it sends. */
-const MAX_STATUS_CHUNK_BYTES = 4 + 1024 * 1024;
+const MAX_STATUS_CHUNK_BYTES = {structured: 4 + 1024 * 1024, extended: 8 + 2 * 1024 * 1024};
 
 /** Gathers the status of a range in each context that was agreed on, which may be that of its beginning only. */
 export class StatusReply {
+	readonly #style: Exclude<HeaderStyle, 'simple'>;
 	readonly #length: number;
 	readonly #contexts: ReadonlyMap<number, string>;
 	readonly #status = new Map<string, StatusExtent[]>();
 
-	constructor(length: number, contexts: ReadonlyMap<number, string>) {
+	constructor(style: Exclude<HeaderStyle, 'simple'>, length: number, contexts: ReadonlyMap<number, string>) {
+		this.#style = style;
 		this.#length = length;
 		this.#contexts = contexts;
 	}
 
 	*take(type: number, length: number): BytesWanted<void> {
-		if (type !== CHUNK.blockStatus) throw new NbdError(`the server answers a request for status with chunk ${type}`);
-		if (length > MAX_STATUS_CHUNK_BYTES) throw new NbdError(`the server tells the status in ${length} bytes`);
+		if (type !== STATUS_CHUNK[this.#style])
+			throw new NbdError(`the server answers a request for status with chunk ${type}`);
+		if (length > MAX_STATUS_CHUNK_BYTES[this.#style])
+			throw new NbdError(`the server tells the status in ${length} bytes`);
 		const payload = Buffer.alloc(length);
 		yield payload;
-		const {contextId, extents} = decodeStatusChunk(payload);
+		const {contextId, extents} = decodeStatusPayload(this.#style, payload);
 		const name = this.#contexts.get(contextId);
 		if (name === undefined || this.#status.has(name))
 			throw new NbdError('the server tells a status that is not asked for');

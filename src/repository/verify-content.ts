@@ -77,7 +77,7 @@ async function compare(
 		const daemon = await StorageDaemon.start(socket, {whenKilled: 'die'});
 		try {
 			await daemon.serveReadOnly({name: NAME, path: file, chain: 'follow'});
-			const client = await NbdClient.connect(socket, NAME, {metaContexts: [ZERO_CONTEXT], signal});
+			const client = await NbdClient.connect({unix: socket}, NAME, {metaContexts: [ZERO_CONTEXT], signal});
 			try {
 				return await compareContent(client, expected, {
 					only,

@@ -29,7 +29,7 @@ export async function hashWrites(
 	const timer = setTimeout(stall, STALL_MS);
 	const both = signal ? AbortSignal.any([signal, stalled.signal]) : stalled.signal;
 	try {
-		const client = await NbdClient.connect(socket, name, {metaContexts: [ZERO_CONTEXT, context], signal: both});
+		const client = await NbdClient.connect({unix: socket}, name, {metaContexts: [ZERO_CONTEXT, context], signal: both});
 		try {
 			// What an image on another one does not say is zero would be that of the other.
 			const zeroes = base ? 'record' : 'omit';

@@ -27,7 +27,7 @@ async function open(sizeBytes: number, contexts: Record<string, readonly number[
 		});
 		return Buffer.concat(chunks);
 	});
-	return NbdClient.connect(socketPath, 'disk', {metaContexts: Object.keys(contexts)});
+	return NbdClient.connect({unix: socketPath}, 'disk', {metaContexts: Object.keys(contexts)});
 }
 
 /** What becomes of each cluster. */

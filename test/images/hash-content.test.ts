@@ -49,7 +49,7 @@ const tail = (sizeBytes: number, pattern: number): string =>
 	`write -P ${pattern} ${(CLUSTERS - 1) * CLUSTER_BYTES} ${sizeBytes - (CLUSTERS - 1) * CLUSTER_BYTES}`;
 
 async function connect(socket: string, exportName: string, ...contexts: string[]): Promise<NbdClient> {
-	const client = await NbdClient.connect(socket, exportName, {metaContexts: ['base:allocation', ...contexts]});
+	const client = await NbdClient.connect({unix: socket}, exportName, {metaContexts: ['base:allocation', ...contexts]});
 	onTestFinished(() => client.close());
 	return client;
 }
@@ -299,7 +299,7 @@ test('hashing ends with the reason when the client is aborted', async () => {
 	const {exportName, context} = await daemon.shareWrites(image);
 	const controller = new AbortController();
 	const metaContexts = ['base:allocation', context];
-	const client = await NbdClient.connect(socket, exportName, {metaContexts, signal: controller.signal});
+	const client = await NbdClient.connect({unix: socket}, exportName, {metaContexts, signal: controller.signal});
 	const reason = new Error('enough');
 	const onProgress = (): void => {
 		controller.abort(reason);

@@ -10,7 +10,7 @@ const CONTEXTS = ['base:allocation', 'qemu:allocation-depth', 'qemu:dirty-bitmap
 async function open(options: NbdOptions = {}) {
 	const folder = temporaryFolder();
 	const image = makeImage(folder);
-	const client = await NbdClient.connect(exportImage(image), 'disk', options);
+	const client = await NbdClient.connect({unix: exportImage(image)}, 'disk', options);
 	onTestFinished(() => client.close());
 	const raw = path.join(folder, 'plain.raw');
 	qemuImg('convert', '-f', 'qcow2', '-O', 'raw', image, raw);
@@ -81,10 +81,10 @@ test.each([CLUSTER, 7 * CLUSTER, 1024 * CLUSTER])('contexts tell what is where (
 
 test('an export that is not there, or lacks a context, is refused in words', async () => {
 	const socket = exportImage();
-	await expect(NbdClient.connect(socket, 'other')).rejects.toThrow(
+	await expect(NbdClient.connect({unix: socket}, 'other')).rejects.toThrow(
 		/^NBD export other on .*: the server refuses: .*other/,
 	);
 	await expect(
-		NbdClient.connect(socket, 'disk', {metaContexts: ['base:allocation', 'qemu:dirty-bitmap:none']}),
+		NbdClient.connect({unix: socket}, 'disk', {metaContexts: ['base:allocation', 'qemu:dirty-bitmap:none']}),
 	).rejects.toThrow(/the export has no context qemu:dirty-bitmap:none$/);
 });

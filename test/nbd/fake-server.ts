@@ -37,7 +37,10 @@ export interface SeenRequest {
 	readonly length: number;
 }
 
-/** A server whose handshake is sound, and which answers requests as it is told. It knows every context. */
+/** How an option is refused that a server does not know. */
+export const UNSUPPORTED = 0x8000_0001;
+
+/** A server whose handshake is sound, without extended headers, and which answers requests as it is told. It knows every context. */
 export function serve(sizeBytes: number, answer: (request: SeenRequest) => Buffer): Promise<string> {
 	return listen(() => {
 		let done = 4;
@@ -74,6 +77,7 @@ export function serve(sizeBytes: number, answer: (request: SeenRequest) => Buffe
 
 function answerOption(option: number, data: Buffer, sizeBytes: number): Buffer {
 	const ack = encodeOptionReply(option, 1);
+	if (option === 11) return encodeOptionReply(11, UNSUPPORTED);
 	if (option === 7) return Buffer.concat([encodeOptionReply(7, 3, encodeInfo(sizeBytes)), ack]);
 	if (option !== 10) return ack;
 	const names: Buffer[] = [];

@@ -15,7 +15,7 @@ const data = (length: number): Buffer => Buffer.alloc(length, 7);
 type Recording = readonly {readonly after: number; readonly bytes: Buffer}[];
 
 async function talk(socketPath: string): Promise<void> {
-	const client = await NbdClient.connect(socketPath, 'disk', {metaContexts: CONTEXTS});
+	const client = await NbdClient.connect({unix: socketPath}, 'disk', {metaContexts: CONTEXTS});
 	try {
 		await client.read(65_536 - 64, 128);
 		await client.blockStatus(0, client.sizeBytes);
@@ -157,7 +157,7 @@ const reads: [string, (cookie: bigint) => Buffer, RegExp][] = [
 
 test.each(reads)('a read that is answered with %s fails, with all that waits', async (_what, answer, message) => {
 	const socketPath = await fake.serve(SIZE, ({cookie}) => (cookie === 1n ? Buffer.alloc(0) : answer(cookie)));
-	const client = await NbdClient.connect(socketPath, 'disk');
+	const client = await NbdClient.connect({unix: socketPath}, 'disk');
 	const [waiting, read] = await Promise.all([outcome(client.read(0, 10)), outcome(client.read(0, 100))]);
 	expect(read).toBeInstanceOf(NbdError);
 	expect(String(read)).toMatch(message);
@@ -198,12 +198,14 @@ const statuses: [string, (cookie: bigint) => Buffer, RegExp][] = [
 
 test.each(statuses)('a request for status that is answered with %s fails', async (_what, answer, message) => {
 	const socketPath = await fake.serve(SIZE, ({cookie}) => answer(cookie));
-	const client = await NbdClient.connect(socketPath, 'disk', {metaContexts: CONTEXTS});
+	const client = await NbdClient.connect({unix: socketPath}, 'disk', {metaContexts: CONTEXTS});
 	const end = await outcome(client.blockStatus(0, 100));
 	expect(end).toBeInstanceOf(NbdError);
 	expect(String(end)).toMatch(message);
 	await client.close();
 });
+
+const UNEXTENDED = fake.encodeOptionReply(11, fake.UNSUPPORTED);
 
 const handshakes: [string, Buffer[], RegExp][] = [
 	['another protocol', [Buffer.from('SSH-2.0-OpenSSH_9.2p1\r\n')], /no NBD server/],
@@ -211,21 +213,23 @@ const handshakes: [string, Buffer[], RegExp][] = [
 	['one that does not negotiate', [Buffer.from('NBDMAGICIHAVEOPT'), fake.numbers([2, 2])], /not negotiate/],
 	[
 		'one without structured replies',
-		[fake.encodeGreeting(), fake.encodeOptionReply(8, 0x80000001)],
+		[fake.encodeGreeting(), UNEXTENDED, fake.encodeOptionReply(8, fake.UNSUPPORTED)],
 		/refuses: error 1/,
 	],
 	['one that answers something else', [fake.encodeGreeting(), fake.encodeOptionReply(7, 1)], /not sent/],
 	['one that is out of step', [fake.encodeGreeting(), Buffer.alloc(20)], /out of order/],
-	['one that talks without end', [fake.encodeGreeting(), fake.encodeOptionReply(8, 3)], /too much/],
+	['one that talks without end', [fake.encodeGreeting(), fake.encodeOptionReply(11, 3)], /too much/],
+	['one that refuses for another reason', [fake.encodeGreeting(), fake.encodeOptionReply(11, 0x80000003)], /error 3/],
 	[
 		'one that answers with 4 GiB',
-		[fake.encodeGreeting(), fake.encodeOptionReply(8, 1).subarray(0, 16), fake.numbers([0xffffffff, 4])],
+		[fake.encodeGreeting(), fake.encodeOptionReply(11, 1).subarray(0, 16), fake.numbers([0xffffffff, 4])],
 		/4294967295 bytes/,
 	],
 	[
 		'one with another context',
 		[
 			fake.encodeGreeting(),
+			UNEXTENDED,
 			fake.encodeOptionReply(8, 1),
 			fake.encodeOptionReply(10, 4, Buffer.from('\0\0\0\0other:one')),
 			fake.encodeOptionReply(10, 1),
@@ -234,13 +238,14 @@ const handshakes: [string, Buffer[], RegExp][] = [
 	],
 	[
 		'one without the context',
-		[fake.encodeGreeting(), fake.encodeOptionReply(8, 1), fake.encodeOptionReply(10, 1)],
+		[fake.encodeGreeting(), UNEXTENDED, fake.encodeOptionReply(8, 1), fake.encodeOptionReply(10, 1)],
 		/has no context base:allocation/,
 	],
 	[
 		'one without the export',
 		[
 			fake.encodeGreeting(),
+			UNEXTENDED,
 			fake.encodeOptionReply(8, 1),
 			fake.encodeOptionReply(10, 0x80000006, Buffer.from('no such')),
 		],
@@ -250,7 +255,7 @@ const handshakes: [string, Buffer[], RegExp][] = [
 
 test.each(handshakes)('%s is refused', async (_what, parts, message) => {
 	const socketPath = await fake.listen(() => ({greet: Buffer.concat(parts), behave: () => undefined}));
-	const end = await outcome(NbdClient.connect(socketPath, 'disk', {metaContexts: ['base:allocation']}));
+	const end = await outcome(NbdClient.connect({unix: socketPath}, 'disk', {metaContexts: ['base:allocation']}));
 	expect(end).toBeInstanceOf(NbdError);
 	expect(String(end)).toMatch(message);
 });
@@ -265,7 +270,7 @@ test('a handshake that does not come within 10 s fails', async () => {
 		connected.resolve(undefined);
 		return {greet: Buffer.from('NBDMAGIC'), behave: () => undefined};
 	});
-	const opening = NbdClient.connect(socketPath, 'disk');
+	const opening = NbdClient.connect({unix: socketPath}, 'disk');
 	opening.catch(() => undefined);
 	await connected.promise;
 	vi.advanceTimersByTime(9_999);
@@ -277,10 +282,10 @@ test('a handshake that does not come within 10 s fails', async () => {
 test('where no server is, it is said', async () => {
 	const folder = temporaryFolder();
 	const missing = path.join(folder, 'no.sock');
-	await expect(NbdClient.connect(missing, 'disk')).rejects.toThrow(
+	await expect(NbdClient.connect({unix: missing}, 'disk')).rejects.toThrow(
 		/^NBD export disk on .*: the socket does not exist$/,
 	);
-	await expect(NbdClient.connect(folder, 'disk')).rejects.toBeInstanceOf(NbdError);
+	await expect(NbdClient.connect({unix: folder}, 'disk')).rejects.toBeInstanceOf(NbdError);
 });
 
 test('an error of one request leaves the others and the connection alone', async () => {
@@ -292,7 +297,7 @@ test('an error of one request leaves the others and the connection alone', async
 			return Buffer.concat([fake.dataChunk(cookie, 0, 2, data(1)), fake.errorChunk(cookie, fake.LAST, 5)]);
 		return fake.dataChunk(cookie, fake.LAST, offset, data(10));
 	};
-	const client = await NbdClient.connect(await fake.serve(SIZE, answer), 'disk');
+	const client = await NbdClient.connect({unix: await fake.serve(SIZE, answer)}, 'disk');
 	const all = await Promise.all([0, 1, 2, 3].map(offset => outcome(client.read(offset, 10))));
 	expect(all.slice(0, 3).every(end => end instanceof NbdRequestError && end.errno === 5)).toBe(true);
 	expect(String(all[0])).toMatch(/cannot read 10 bytes at 0: bad sector$/);
@@ -306,11 +311,11 @@ test('aborting ends the connection, and all that waits rejects with the reason; 
 	const reason = new Error('enough');
 	const early = new AbortController();
 	early.abort(reason);
-	await expect(NbdClient.connect(socketPath, 'disk', {signal: early.signal})).rejects.toBe(reason);
+	await expect(NbdClient.connect({unix: socketPath}, 'disk', {signal: early.signal})).rejects.toBe(reason);
 
 	const controller = new AbortController();
 	const removed = vi.spyOn(controller.signal, 'removeEventListener');
-	const client = await NbdClient.connect(socketPath, 'disk', {signal: controller.signal});
+	const client = await NbdClient.connect({unix: socketPath}, 'disk', {signal: controller.signal});
 	const waiting = [client.read(0, 10), client.read(0, 10)].map(outcome);
 	controller.abort(reason);
 	expect(await Promise.all(waiting)).toEqual([reason, reason]);
@@ -320,7 +325,7 @@ test('aborting ends the connection, and all that waits rejects with the reason; 
 
 test('closing fails what waits, and does not wait for a server that does not let go', async () => {
 	const socketPath = await fake.serve(SIZE, () => Buffer.alloc(0));
-	const client = await NbdClient.connect(socketPath, 'disk');
+	const client = await NbdClient.connect({unix: socketPath}, 'disk');
 	const waiting = outcome(client.read(0, 10));
 	await client.close();
 	expect(String(await waiting)).toMatch(/the connection is closed$/);
@@ -329,7 +334,7 @@ test('closing fails what waits, and does not wait for a server that does not let
 });
 
 test('what cannot be asked for is a mistake of the caller', async () => {
-	const client = await NbdClient.connect(await fake.serve(SIZE, () => Buffer.alloc(0)), 'disk');
+	const client = await NbdClient.connect({unix: await fake.serve(SIZE, () => Buffer.alloc(0))}, 'disk');
 	for (const [offset, length] of [
 		[0, 0],
 		[-1, 1],
