@@ -10,6 +10,7 @@ const layers = [
 	'cut',
 	'sink',
 	'migration',
+	'vma',
 	'images',
 	'jobs',
 	'block',
@@ -22,7 +23,7 @@ const layers = [
 ];
 
 /** Folders that work on files alone, so that a point can be read where no QEMU runs. */
-const withoutQmp = ['snapshots', 'repository'];
+const withoutQmp = ['snapshots', 'repository', 'vma'];
 
 /** @type {import('dependency-cruiser').IConfiguration} */
 export default {
@@ -40,6 +41,13 @@ export default {
 			from: {path: `^src/${layer}/`},
 			to: {path: '^src/(cut|sink|migration|jobs|block|guest-agent|qmp)/'},
 		})),
+		{
+			name: 'vma-knows-no-nbd',
+			comment: 'an archive takes clusters, whoever brings them',
+			severity: 'error',
+			from: {path: '^src/vma/'},
+			to: {path: '^src/nbd/'},
+		},
 		{name: 'no-cycles', severity: 'error', from: {}, to: {circular: true}},
 		{
 			name: 'only-the-command-line-prints',

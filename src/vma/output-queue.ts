@@ -1,0 +1,72 @@
+import {asError} from '../errors.ts';
+import type {VmaOutput} from './output.ts';
+
+interface Waiting {
+	readonly output: VmaOutput;
+	readonly pieces: readonly Buffer[];
+	readonly holdsBytes: number;
+}
+
+/** Of additions, however small: what is written at once should not keep anything else waiting for long. */
+const MAX_WAITING = 512;
+
+/** Writes what it is given in its order. What comes while something is written goes out together then. */
+export class OutputQueue {
+	readonly #maxBytes: number;
+	#waiting: Waiting[] = [];
+	#holdsBytes = 0;
+	#running: Promise<void> | undefined;
+	#failure: Error | undefined;
+
+	constructor(maxBytes: number) {
+		this.#maxBytes = maxBytes;
+	}
+
+	/** `holdsBytes`: of memory, until it is written. */
+	add(output: VmaOutput, pieces: readonly Buffer[], holdsBytes: number): void {
+		this.#waiting.push({output, pieces, holdsBytes});
+		this.#holdsBytes += holdsBytes;
+		this.#running ??= this.#run();
+	}
+
+	/** Whether whoever adds should wait for {@link room}. */
+	get isFull(): boolean {
+		return this.#holdsBytes > this.#maxBytes || this.#waiting.length >= MAX_WAITING;
+	}
+
+	/** Nothing more is written, and whoever waits gets the error, if there was none before. */
+	fail(error: unknown): void {
+		this.#failure ??= asError(error);
+	}
+
+	/** Resolves when more can be added. Throws why nothing can be written any more. */
+	async room(): Promise<void> {
+		while (this.isFull && !this.#failure) await this.#running;
+		if (this.#failure) throw this.#failure;
+	}
+
+	/** Resolves when all is written. */
+	async drained(): Promise<void> {
+		await this.#running;
+		if (this.#failure) throw this.#failure;
+	}
+
+	/** Never rejects: whoever waits, or comes next, is told. */
+	async #run(): Promise<void> {
+		try {
+			while (this.#waiting.length > 0 && !this.#failure) await this.#writeFirst();
+		} catch (error) {
+			this.fail(error);
+		}
+		this.#running = undefined;
+	}
+
+	/** And what follows it to the same output. */
+	async #writeFirst(): Promise<void> {
+		const output = this.#waiting[0]?.output;
+		const other = this.#waiting.findIndex(waiting => waiting.output !== output);
+		const together = this.#waiting.splice(0, other === -1 ? this.#waiting.length : other);
+		await output?.(together.flatMap(({pieces}) => pieces));
+		for (const {holdsBytes} of together) this.#holdsBytes -= holdsBytes;
+	}
+}
