@@ -1,15 +1,15 @@
 import fs from 'node:fs/promises';
 import {objectName} from '../block/names.ts';
-import {QuiesceError} from '../errors.ts';
 import {shrinkImage} from '../images/shrink-image.ts';
 import {ALIGNMENT_BYTES, type DaemonImage, StorageDaemon} from '../images/storage-daemon.ts';
 import {yank} from '../jobs/yank.ts';
-import {QmpCommandError} from '../qmp/errors.ts';
-import type {QmpBlockdevOptions} from '../qmp/schema.ts';
 import {hashWrites} from './hash-writes.ts';
 import {makeImage} from './make-image.ts';
+import {addNbdNode, giveTo} from './nbd-node.ts';
 import {socketIn} from './nbd-socket.ts';
 import type {Sink, SinkContext} from './sink.ts';
+
+const INSTEAD = ' With --sink inline QEMU opens the repository itself.';
 
 /**
  * The images are opened by a storage daemon of ours, and the VM's QEMU writes to it over a Unix socket: it never opens
@@ -38,7 +38,7 @@ export async function openDaemonSink(context: SinkContext): Promise<Sink> {
 		await giveTo(context.qemuUid, folder, socket);
 		for (const [disk, image] of images) {
 			await daemon.serve(image);
-			await qmp.execute('blockdev-add', nbdNode(objectName(run, disk, 'target'), socket, image.name)).catch(explain);
+			await addNbdNode(qmp, objectName(run, disk, 'target'), {socket, export: image.name}, INSTEAD);
 		}
 	} catch (error) {
 		await stopAll();
@@ -71,28 +71,6 @@ export async function openDaemonSink(context: SinkContext): Promise<Sink> {
 	};
 }
 
-function nbdNode(name: string, socket: string, exported: string): QmpBlockdevOptions {
-	return {'driver': 'nbd', 'node-name': name, 'server': {type: 'unix', path: socket}, 'export': exported};
-}
-
-function explain(cause: unknown): never {
-	if (!(cause instanceof QmpCommandError)) throw cause;
-	throw new QuiesceError('REFUSED', `QEMU cannot write to the storage daemon: ${cause.message}`, {
-		cause,
-		hint:
-			'QEMU must be able to open a socket in the runtime folder: a container or a security module may forbid it. ' +
-			'With --sink inline QEMU opens the repository itself.',
-	});
-}
-
 function roundUp(bytes: number): number {
 	return Math.ceil(bytes / ALIGNMENT_BYTES) * ALIGNMENT_BYTES;
-}
-
-/** Lets QEMU in where it runs as another user: to this one socket, and to nothing else of ours. */
-async function giveTo(uid: number | undefined, folder: string, socket: string): Promise<void> {
-	await fs.chmod(socket, 0o600);
-	if (uid === undefined) return;
-	await fs.chown(socket, uid, -1);
-	await fs.chmod(folder, 0o711);
 }

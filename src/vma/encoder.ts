@@ -69,6 +69,11 @@ export class VmaEncoder {
 					`the first of them at byte ${missing * CLUSTER_BYTES}`,
 			);
 		}
+		return this.flush();
+	}
+
+	/** What was begun, as it is. */
+	flush(): EncodedExtent[] {
 		return [...this.#devices.values()].filter(({extent}) => extent).map(device => this.#seal(device));
 	}
 

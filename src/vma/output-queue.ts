@@ -17,15 +17,24 @@ export class OutputQueue {
 	#holdsBytes = 0;
 	#running: Promise<void> | undefined;
 	#failure: Error | undefined;
+	readonly #failed = Promise.withResolvers<undefined>();
+	readonly #refill: () => void;
 
-	constructor(maxBytes: number) {
+	/** `refill` is called when nothing is left to be written, and may add some. */
+	constructor(maxBytes: number, refill: () => void) {
 		this.#maxBytes = maxBytes;
+		this.#refill = refill;
 	}
 
 	/** `holdsBytes`: of memory, until it is written. */
 	add(output: VmaOutput, pieces: readonly Buffer[], holdsBytes: number): void {
 		this.#waiting.push({output, pieces, holdsBytes});
 		this.#holdsBytes += holdsBytes;
+		this.start();
+	}
+
+	/** Has what is ready written, or asks for it. */
+	start(): void {
 		this.#running ??= this.#run();
 	}
 
@@ -37,24 +46,41 @@ export class OutputQueue {
 	/** Nothing more is written, and whoever waits gets the error, if there was none before. */
 	fail(error: unknown): void {
 		this.#failure ??= asError(error);
+		this.#failed.resolve(undefined);
 	}
 
 	/** Resolves when more can be added. Throws why nothing can be written any more. */
 	async room(): Promise<void> {
-		while (this.isFull && !this.#failure) await this.#running;
+		while (this.isFull && !this.#failure) await this.#progress();
 		if (this.#failure) throw this.#failure;
 	}
 
 	/** Resolves when all is written. */
 	async drained(): Promise<void> {
-		await this.#running;
+		await this.#progress();
 		if (this.#failure) throw this.#failure;
+	}
+
+	/** Resolves when there was a failure, with which everything fails. */
+	get failed(): Promise<undefined> {
+		return this.#failed.promise;
+	}
+
+	/** An output that hangs is not waited for any more once there was a failure. */
+	async #progress(): Promise<void> {
+		await Promise.race([this.#running, this.#failed.promise]);
 	}
 
 	/** Never rejects: whoever waits, or comes next, is told. */
 	async #run(): Promise<void> {
 		try {
-			while (this.#waiting.length > 0 && !this.#failure) await this.#writeFirst();
+			// Those who come at the same time go out together.
+			await Promise.resolve();
+			while (!this.#failure) {
+				if (this.#waiting.length === 0) this.#refill();
+				if (this.#waiting.length === 0) break;
+				await this.#writeFirst();
+			}
 		} catch (error) {
 			this.fail(error);
 		}

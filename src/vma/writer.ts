@@ -21,15 +21,21 @@ export interface WrittenVma {
 }
 
 /**
- * Writes an archive of clusters that come in any order, and as many at a time as their senders like. Holds on to what waits
- * to be written (8 MiB, and what was brought by those who wait) and to one unfinished extent for each device (less than
- * 4 MiB). Once something has failed everything fails, and what is written is no archive.
+ * Writes an archive of clusters that come in any order, and as many at a time as their senders like. Nothing is copied: data is
+ * its sender's until it is written, and so is the memory for it. An extent ends when it is full, and when there is nothing else
+ * to write: so nobody waits for what others may bring later. Once something has failed everything fails, and what is written is no archive.
  */
 export class VmaWriter {
 	readonly #encoder: VmaEncoder;
 	readonly #index: VmaIndexEncoder | undefined;
 	readonly #outputs: Pick<VmaWriterOptions, 'output' | 'index'>;
-	readonly #queue = new OutputQueue(MAX_WAITING_BYTES);
+	readonly #queue = new OutputQueue(MAX_WAITING_BYTES, () => {
+		this.#flush();
+	});
+	/** Of those whose data is in extents that are not ended: resolved once these are written. */
+	#batch = Promise.withResolvers<undefined>();
+	/** Whether there are any. Zeroes are no reason to end an extent. */
+	#isAwaited = false;
 	#state: 'open' | 'finished' = 'open';
 	#bytes = 0;
 
@@ -43,14 +49,20 @@ export class VmaWriter {
 	}
 
 	/**
-	 * Takes whole clusters side by side, the device's last one up to its end. Resolves when more can be brought. The data must
-	 * not be changed afterwards either: it is written with that of other calls, at the latest by {@link finish}.
+	 * Takes whole clusters side by side, the device's last one up to its end. Resolves once they are written, and not before may the
+	 * data be changed.
 	 */
 	async write(deviceId: number, offset: number, data: Buffer): Promise<void> {
 		await this.#take(() => this.#encoder.add(deviceId, offset, data));
+		const {promise} = this.#batch;
+		this.#isAwaited = true;
+		this.#queue.start();
+		await Promise.race([promise, this.#queue.failed]);
+		// Throws what has failed.
+		await this.#queue.room();
 	}
 
-	/** The same for clusters that hold nothing but zeroes. */
+	/** The same for clusters that hold nothing but zeroes; resolves when more can be brought. */
 	async writeZeroes(deviceId: number, offset: number, length: number): Promise<void> {
 		await this.#take(() => this.#encoder.addZeroes(deviceId, offset, length));
 	}
@@ -64,19 +76,40 @@ export class VmaWriter {
 		return {bytes: this.#bytes};
 	}
 
+	/** Nothing more is written, and whoever waits gets the reason, also where the output hangs. What is written is no archive. */
+	fail(reason: Error): void {
+		this.#queue.fail(reason);
+	}
+
+	/** Nothing waits to be written: what there is of extents goes out. */
+	#flush(): void {
+		if (!this.#isAwaited) return;
+		this.#isAwaited = false;
+		const batch = this.#batch;
+		this.#batch = Promise.withResolvers();
+		this.#sendExtents(this.#encoder.flush());
+		this.#queue.add(written(batch.resolve), [], 0);
+	}
+
 	async #take(encode: () => Iterable<EncodedExtent>): Promise<void> {
 		await this.#queue.room();
 		if (this.#state === 'finished') throw new QuiesceError('FAILED', 'the archive is finished and takes no more');
 		try {
 			for (const extent of encode()) {
-				this.#send(extent.pieces, extent.bytes, extent.holdsBytes);
-				const [header] = extent.pieces;
-				if (header) this.#sendIndex(this.#index?.add(header, extent.checksums));
+				this.#sendExtents([extent]);
 				if (this.#queue.isFull) await this.#queue.room();
 			}
 		} catch (error) {
 			this.#queue.fail(error);
 			throw error;
+		}
+	}
+
+	#sendExtents(extents: readonly EncodedExtent[]): void {
+		for (const extent of extents) {
+			this.#send(extent.pieces, extent.bytes, extent.holdsBytes);
+			const [header] = extent.pieces;
+			if (header) this.#sendIndex(this.#index?.add(header, extent.checksums));
 		}
 	}
 
@@ -88,4 +121,12 @@ export class VmaWriter {
 	#sendIndex(lines: Buffer | undefined): void {
 		if (lines && this.#outputs.index) this.#queue.add(this.#outputs.index, [lines], lines.length);
 	}
+}
+
+/** Not an output, but told when all before it is written. */
+function written(resolve: (value: undefined) => void): VmaOutput {
+	return () => {
+		resolve(undefined);
+		return Promise.resolve();
+	};
 }

@@ -3,7 +3,7 @@ import {lastValueFrom, type Observable, tap, toArray} from 'rxjs';
 /** All messages of an operation. What `onMessage` does is waited for too. */
 export async function collect<Message>(
 	messages$: Observable<Message>,
-	onMessage: (message: Message) => unknown,
+	onMessage: (message: Message) => unknown = () => undefined,
 ): Promise<Message[]> {
 	const acts: unknown[] = [];
 	try {

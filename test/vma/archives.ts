@@ -47,10 +47,11 @@ export async function written(
 	const archive = memory();
 	const index = memory();
 	const writer = new VmaWriter({header, output: archive.output, index: index.output});
-	for (const {device, cluster} of order) {
+	const writes = order.map(({device, cluster}) => {
 		const offset = cluster * CLUSTER_BYTES;
-		await writer.write(device.id, offset, contents.get(device.name)!.subarray(offset, offset + CLUSTER_BYTES));
-	}
+		return writer.write(device.id, offset, contents.get(device.name)!.subarray(offset, offset + CLUSTER_BYTES));
+	});
+	await Promise.all(writes);
 	await writer.finish();
 	return {archive: archive.bytes(), index: index.bytes()};
 }

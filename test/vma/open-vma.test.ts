@@ -133,7 +133,8 @@ test.each([
 		await writer.writeZeroes(1, CLUSTER_BYTES, size - 2 * CLUSTER_BYTES);
 		await writer.write(1, 0, data);
 		const {bytes} = await writer.finish();
-		expect(bytes).toBe(12_800 + Math.ceil(size / CLUSTER_BYTES / 59) * 512 + 2 * CLUSTER_BYTES);
+		// The first cluster did not wait for what was to come.
+		expect(bytes).toBe(12_800 + (Math.ceil(size / CLUSTER_BYTES / 59) + 1) * 512 + 2 * CLUSTER_BYTES);
 		expect((await archive.stat()).size).toBe(bytes);
 		expect((await index.stat()).size).toBeLessThan(512 * 1024);
 		await Promise.all([archive.close(), index.close()]);

@@ -2,7 +2,6 @@ import {type Observable, tap} from 'rxjs';
 import type {Argv} from 'yargs';
 import {GREATEST_GRANULARITY, LEAST_GRANULARITY} from '../../block/granularity.ts';
 import {CUT_METHODS} from '../../cut/cut.ts';
-import {MAX_STALL_SECONDS} from '../../cut/fleece.ts';
 import {UsageError} from '../../errors.ts';
 import {parseCopyCommand} from '../../images/copy-image.ts';
 import {backup} from '../../operations/backup.ts';
@@ -17,6 +16,7 @@ import {groupDisks} from '../group-disks.ts';
 import {groupPrinter} from '../group-printer.ts';
 import {toJson} from '../json.ts';
 import {printAll, type Printer} from '../printer.ts';
+import {parseMaxStall} from '../max-stall.ts';
 import {parseBytes, parseDuration} from '../quantities.ts';
 import {type RepositoryOption, repositoryOf, repositoryOption} from '../repository-options.ts';
 import {type OffOptions, offOptions, requireOn, vmOf} from '../off-options.ts';
@@ -225,15 +225,6 @@ function hashesOf({noHashes, method}: Options): BackupRequest['hashes'] {
 	if (!noHashes || method === 'overlay') return noHashes ? 'none' : 'all';
 	throw new UsageError('--no-hashes is for --method overlay', {
 		hint: 'By the other methods all is read anyway, and hashed on the way.',
-	});
-}
-
-/** QEMU takes whole seconds. */
-function parseMaxStall(text: string): number {
-	const seconds = parseDuration(text, '--max-stall') / 1000;
-	if (Number.isInteger(seconds) && seconds >= 1 && seconds <= MAX_STALL_SECONDS) return seconds;
-	throw new UsageError(`--max-stall: '${text}' is not 1, 2, 3 or 4 seconds`, {
-		hint: 'QEMU knows this bound in whole seconds, and 7.2 no more than 4.',
 	});
 }
 

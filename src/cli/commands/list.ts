@@ -2,6 +2,8 @@ import {lastValueFrom, toArray} from 'rxjs';
 import type {Argv} from 'yargs';
 import {list, type ListMessage} from '../../operations/list.ts';
 import type {PointManifest} from '../../repository/manifest.ts';
+import {archiveNamed} from '../archive/archive-name.ts';
+import {printArchive} from '../archive/list-archive.ts';
 import {reasonLines} from '../backup-printer.ts';
 import {toJson} from '../json.ts';
 import {printable} from '../printable.ts';
@@ -17,13 +19,21 @@ interface Options extends GlobalOptions, RepositoryOption {
 
 export function build(yargs: Argv): Argv {
 	return repositoryOption(yargs)
-		.usage('$0 list [VM] -r FOLDER\n\nLists the points of a repository, oldest first.')
-		.positional('vm', {type: 'string', describe: 'Only the points of this VM'})
+		.usage(
+			'$0 list [VM] -r FOLDER\n$0 list FILE.vma\n\nLists the points of a repository, oldest first, or the disks of an archive.',
+		)
+		.positional('vm', {type: 'string', describe: 'Only the points of this VM; or an archive'})
 		.example('$0 list -r /srv/backup', '');
 }
 
 export function run(options: Options): Promise<void> {
-	return runCommand(options, async ({json}) => {
+	return runCommand(options, async context => {
+		const {json} = context;
+		const archive = archiveNamed(options.vm);
+		if (archive) {
+			await printArchive(archive, context);
+			return undefined;
+		}
 		const messages = await lastValueFrom(list({repository: repositoryOf(options), vm: options.vm}).pipe(toArray()), {
 			defaultValue: [],
 		});

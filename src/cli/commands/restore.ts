@@ -4,6 +4,8 @@ import {UsageError} from '../../errors.ts';
 import {bootCommand, formatBootCommand} from '../../operations/boot-command.ts';
 import {restore, type RestoreMessage} from '../../operations/restore.ts';
 import {isUnproved} from '../../repository/manifest.ts';
+import {archiveNamed} from '../archive/archive-name.ts';
+import {restoreNamedArchive} from '../archive/restore-archive.ts';
 import {toJson} from '../json.ts';
 import {printable} from '../printable.ts';
 import {openProgressView, type ProgressView} from '../progress-lines.ts';
@@ -16,29 +18,38 @@ interface Options extends GlobalOptions, RepositoryOption {
 	readonly to?: string;
 	readonly disk?: readonly string[];
 	readonly format?: 'raw' | 'qcow2';
+	readonly index?: string;
 }
 
 export function build(yargs: Argv): Argv {
 	return repositoryOption(yargs)
 		.usage(
-			'$0 restore VM[@POINT] --to FOLDER -r FOLDER\n$0 restore VM[@POINT] --disk NAME=PATH… -r FOLDER\n\n' +
+			'$0 restore VM[@POINT] --to FOLDER -r FOLDER\n$0 restore VM[@POINT] --disk NAME=PATH… -r FOLDER\n$0 restore FILE.vma --to FOLDER\n\n' +
 				'Checks a point and writes its disks to a new folder, or disk by disk to new files or ' +
 				'block devices. Without @POINT the newest is taken. Nothing that exists is overwritten, ' +
 				'except block devices. Prints the QEMU command line that starts the VM from them.',
 		)
-		.positional('point', {type: 'string', demandOption: true, describe: 'VM or VM@POINT'})
+		.positional('point', {type: 'string', demandOption: true, describe: 'VM or VM@POINT; or an archive, - for stdin'})
 		.option('to', {type: 'string', describe: 'A new or empty folder for all disks'})
 		.option('disk', {type: 'string', array: true, nargs: 1, describe: 'NAME=PATH: this disk to that file or device'})
 		.option('format', {choices: ['raw', 'qcow2'] as const, describe: 'Of the files; else what each disk had'})
-		.group(['to', 'disk', 'format', 'repository'], 'Restore:')
+		.option('index', {type: 'string', describe: 'Of an archive, where it does not lie beside it'})
+		.group(['to', 'disk', 'format', 'index', 'repository'], 'Restore:')
 		.example('$0 restore web1 --to /var/lib/restored -r /srv/backup', 'the newest point of web1')
 		.example('$0 restore web1@2026-11-21T08-00-00Z --disk vda=/dev/vg0/web1 -r /srv/backup', '');
 }
 
 export function run(options: Options): Promise<void> {
-	return runCommand(options, async ({json, quiet, signal}) => {
-		const named = parsePointName(options.point);
+	return runCommand(options, async context => {
+		const {json, quiet, signal} = context;
 		const disks = options.disk === undefined ? undefined : new Map(options.disk.map(parseAssignment));
+		const archive = archiveNamed(options.point, options.index);
+		if (archive) {
+			if (options.format === 'qcow2') throw new UsageError('the disks of an archive are restored raw');
+			await restoreNamedArchive(archive, {to: options.to, disks}, context);
+			return undefined;
+		}
+		const named = parsePointName(options.point);
 		const view = openProgressView(quiet || json);
 		const {to, format} = options;
 		const messages$ = restore({...named, repository: repositoryOf(options), to, disks, format, signal});

@@ -1,6 +1,8 @@
 import {lastValueFrom, tap} from 'rxjs';
 import type {Argv} from 'yargs';
 import {verify, type VerifyMessage} from '../../operations/verify.ts';
+import {archiveNamed} from '../archive/archive-name.ts';
+import {verifyNamedArchive} from '../archive/verify-archive.ts';
 import {exitCodeOf} from '../exit-codes.ts';
 import {printMessage} from '../printer.ts';
 import {printable} from '../printable.ts';
@@ -13,27 +15,35 @@ import {printResult} from '../terminal.ts';
 interface Options extends GlobalOptions, RepositoryOption {
 	readonly point?: string;
 	readonly deep: boolean;
+	readonly index?: string;
 }
 
 export function build(yargs: Argv): Argv {
 	return repositoryOption(yargs)
 		.usage(
-			'$0 verify [VM[@POINT]] -r FOLDER\n\nReads points again and checks them: documents, sizes, checksums, images, and all ' +
+			'$0 verify [VM[@POINT]] -r FOLDER\n$0 verify FILE.vma\n\nReads points again and checks them: documents, sizes, checksums, images, and all ' +
 				'that they lie on. Exit status 30 if one is damaged; the files are named.',
 		)
-		.positional('point', {type: 'string', describe: 'VM or VM@POINT; all of the repository if left out'})
+		.positional('point', {
+			type: 'string',
+			describe: 'VM or VM@POINT; all of the repository if left out; or an archive, - for stdin',
+		})
 		.option('deep', {
 			type: 'boolean',
 			default: false,
 			describe: 'Also read all that the guest would see, and compare it with hashes of what it saw at the cut',
 		})
-		.group(['deep', 'repository'], 'Verify:')
+		.option('index', {type: 'string', describe: 'Of an archive, where it does not lie beside it'})
+		.group(['deep', 'index', 'repository'], 'Verify:')
 		.example('$0 verify -r /srv/backup', '')
 		.example('$0 verify web1 --deep -r /srv/backup', 'every point of web1, by its content');
 }
 
 export function run(options: Options): Promise<void> {
-	return runCommand(options, async ({json, quiet, signal}) => {
+	return runCommand(options, async context => {
+		const {json, quiet, signal} = context;
+		const archive = archiveNamed(options.point, options.index);
+		if (archive) return verifyNamedArchive(archive, context);
 		const named = options.point === undefined ? undefined : parsePointName(options.point);
 		const view = openProgressView(quiet || json);
 		const print = json ? printMessage : printWords;

@@ -1,0 +1,134 @@
+import fs from 'node:fs/promises';
+import path from 'node:path';
+import type {Argv} from 'yargs';
+import {UsageError} from '../../errors.ts';
+import type {ArchiveTarget} from '../../operations/archive/archive-output.ts';
+import type {ExportVmRequest} from '../../operations/archive/export-messages.ts';
+import {exportVm} from '../../operations/archive/export-vm.ts';
+import {exportPrinter} from '../export-printer.ts';
+import {type OffOptions, offOptions, vmOf} from '../off-options.ts';
+import {parseMaxStall} from '../max-stall.ts';
+import {printAll} from '../printer.ts';
+import {parseBytes, parseDuration} from '../quantities.ts';
+import {type CommandContext, type GlobalOptions, runCommand} from '../run-command.ts';
+import {type VmOptions, vmOptions} from '../vm-options.ts';
+
+interface Options extends GlobalOptions, VmOptions, OffOptions {
+	readonly output: string;
+	readonly compress?: ExportVmRequest['compression'];
+	readonly config?: string;
+	readonly quiesce: ExportVmRequest['quiesce'];
+	readonly disk?: readonly string[];
+	readonly exclude?: readonly string[];
+	readonly method?: ExportVmRequest['method'];
+	readonly scratch?: string;
+	readonly maxStall: string;
+	readonly targetTimeout?: string;
+	readonly speed?: string;
+	readonly freezeTimeout: string;
+	readonly dryRun: boolean;
+}
+
+export function build(yargs: Argv): Argv {
+	return offOptions(vmOptions(yargs))
+		.usage(
+			'$0 export [VM] --output FILE\n\nWrites what the disks of a VM hold at one instant to one file, an archive in the format of Proxmox (VMA), ' +
+				'while the guest goes on. Nothing is copied anywhere else on the way.',
+		)
+		.option('output', {
+			alias: 'o',
+			type: 'string',
+			demandOption: true,
+			describe: 'The file, which must not exist; or - for stdout',
+		})
+		.option('compress', {
+			choices: ['zstd', 'none'] as const,
+			describe: 'Default zstd where the name ends with .zst, and else none',
+		})
+		.option('config', {type: 'string', describe: 'A qemu-server.conf to put in, instead of one made of what is known'})
+		.option('quiesce', {
+			choices: ['require', 'try', 'never'] as const,
+			default: 'try',
+			describe: 'Whether to freeze the guest: fail if it cannot be, say so, or do not',
+		})
+		.option('disk', {type: 'string', array: true, nargs: 1, describe: 'Only this disk (may be repeated)'})
+		.option('exclude', {type: 'string', array: true, nargs: 1, describe: 'All disks but this one (may be repeated)'})
+		.option('method', {
+			choices: ['fleece', 'push'] as const,
+			describe:
+				'How the disks are read; default fleece, which never lets the guest wait for the archive, where the VM can',
+		})
+		.option('scratch', {
+			type: 'string',
+			describe: 'Where fleece keeps old data while it copies, instead of beside the images: a local folder',
+		})
+		.option('max-stall', {
+			type: 'string',
+			default: '2s',
+			describe: 'How long fleece may hold up a write of the guest, after which the export fails: 1s to 4s',
+		})
+		.option('target-timeout', {
+			type: 'string',
+			describe: 'Fail when the archive takes nothing for so long; default 10s for push, 5m for fleece',
+		})
+		.option('speed', {type: 'string', describe: 'At most so many bytes a second for each disk, such as 50M'})
+		.option('freeze-timeout', {type: 'string', default: '60s', describe: 'How long the freeze and its hooks may take'})
+		.option('dry-run', {type: 'boolean', default: false, describe: 'Say what would be done, and do nothing'})
+		.group(
+			[
+				...['output', 'compress', 'config', 'quiesce', 'disk', 'exclude', 'method', 'scratch', 'max-stall'],
+				...['target-timeout', 'speed', 'freeze-timeout', 'dry-run'],
+			],
+			'Export:',
+		)
+		.example('$0 export web1 -o /srv/dump/vzdump-qemu-101-2026_11_21-08_00_00.vma.zst', 'what qmrestore takes')
+		.example('$0 export web1 -o - | ssh backup "cat > web1.vma"', '');
+}
+
+export function run(options: Options): Promise<void> {
+	return runCommand(options, async context => {
+		const request = await requestOf(options, context);
+		await printAll(exportVm(request), exportPrinter(context, options.output));
+		return undefined;
+	});
+}
+
+async function requestOf(options: Options, context: CommandContext): Promise<ExportVmRequest> {
+	if (options.output === '-' && options.json) {
+		throw new UsageError('--json and the archive would both go to stdout', {hint: 'Name a file with --output.'});
+	}
+	return {
+		...context,
+		sockets: await vmOf(options, options),
+		target: targetOf(options.output),
+		compression: options.compress ?? (options.output.endsWith('.zst') ? 'zstd' : 'none'),
+		config: options.config === undefined ? undefined : await readConfig(options.config),
+		quiesce: options.quiesce,
+		only: options.disk,
+		exclude: options.exclude,
+		method: options.method,
+		scratch: options.scratch,
+		maxStallSeconds: parseMaxStall(options.maxStall),
+		targetTimeoutMs:
+			options.targetTimeout === undefined ? undefined : parseDuration(options.targetTimeout, '--target-timeout'),
+		speedBytesPerSecond: options.speed === undefined ? undefined : parseBytes(options.speed, '--speed'),
+		freezeTimeoutMs: parseDuration(options.freezeTimeout, '--freeze-timeout'),
+		dryRun: options.dryRun,
+	};
+}
+
+function targetOf(output: string): ArchiveTarget {
+	if (output !== '-') return {kind: 'file', path: path.resolve(output)};
+	if (process.stdout.isTTY) {
+		throw new UsageError('an archive is nothing for a terminal', {hint: 'Name a file, or pipe it to another program.'});
+	}
+	return {kind: 'stream', stream: process.stdout};
+}
+
+async function readConfig(file: string): Promise<string> {
+	try {
+		return await fs.readFile(file, 'utf8');
+	} catch (cause) {
+		throw new UsageError(`--config: ${file} cannot be read`, {cause});
+	}
+}

@@ -1,0 +1,111 @@
+import fs, {type FileHandle} from 'node:fs/promises';
+import path from 'node:path';
+import type {Writable} from 'node:stream';
+import {errnoOf, QuiesceError, UsageError} from '../../errors.ts';
+import {fileError, syncFolder} from '../../repository/durable-files.ts';
+import {toFile, toStream, type VmaOutput} from '../../vma/output.ts';
+import {type Compressor, compressTo} from '../../vma/zstd.ts';
+
+/** Where an archive goes: to a file, which appears when it is whole, or to a stream that somebody reads. */
+export type ArchiveTarget =
+	| {readonly kind: 'file'; readonly path: string}
+	| {readonly kind: 'stream'; readonly stream: Writable & {readonly fd: number}};
+
+export interface ArchiveOutput {
+	readonly archive: VmaOutput;
+	/** Of a file alone: an archive that is streamed has nowhere to keep one. */
+	readonly index: VmaOutput | undefined;
+	/** All is written: makes it durable and lets it appear. */
+	readonly finish: () => Promise<void>;
+	/** Leaves no file. */
+	readonly abandon: () => Promise<void>;
+}
+
+const PARTIAL = '.partial';
+
+/** The file of checksums beside an archive. */
+export function indexFile(archive: string): string {
+	return `${archive}.index.json`;
+}
+
+/** Files are made at once, under names that say that they are not whole; those that they are to get have to be free. */
+export async function openArchiveOutput(target: ArchiveTarget, compression: 'none' | 'zstd'): Promise<ArchiveOutput> {
+	if (target.kind === 'stream') return openStream(target.stream, compression);
+	const files = [target.path, indexFile(target.path)];
+	for (const file of files) await requireFree(file);
+	await using opened = new AsyncDisposableStack();
+	const [archive, index] = [await create(opened, target.path), await create(opened, indexFile(target.path))];
+	const compressor = compression === 'zstd' ? await compressTo({fd: archive.fd, object: target.path}) : undefined;
+	const owned = opened.move();
+	return {
+		archive: compressor?.output ?? toFile(archive),
+		index: toFile(index),
+		finish: async () => {
+			await compressor?.finish();
+			for (const handle of [archive, index]) await handle.sync();
+			for (const handle of [archive, index]) await handle.close();
+			// Whoever sees the archive finds its index.
+			for (const file of files.toReversed()) await appear(file);
+			await syncFolder(path.dirname(target.path));
+		},
+		abandon: async () => {
+			await compressor?.kill();
+			await owned.disposeAsync();
+		},
+	};
+}
+
+async function openStream(
+	stream: Writable & {readonly fd: number},
+	compression: 'none' | 'zstd',
+): Promise<ArchiveOutput> {
+	const compressor: Compressor | undefined =
+		compression === 'zstd' ? await compressTo({fd: stream.fd, object: 'the archive'}) : undefined;
+	return {
+		archive: compressor?.output ?? toStream(stream),
+		index: undefined,
+		finish: async () => compressor?.finish(),
+		abandon: async () => compressor?.kill(),
+	};
+}
+
+async function create(opened: AsyncDisposableStack, file: string): Promise<FileHandle> {
+	const partial = file + PARTIAL;
+	try {
+		const handle = await fs.open(partial, 'wx', 0o600);
+		opened.defer(async () => {
+			await handle.close().catch(() => undefined);
+			await fs.rm(partial, {force: true});
+		});
+		return handle;
+	} catch (error) {
+		if (errnoOf(error) !== 'EEXIST') throw fileError('create', partial, error);
+		throw new UsageError(`${partial} exists: another export writes it, or one that died has left it`, {
+			hint: 'Remove it if nobody writes it, or name another file.',
+		});
+	}
+}
+
+async function requireFree(file: string): Promise<void> {
+	const there = await fs.lstat(file).then(
+		() => true,
+		(error: unknown) => {
+			if (errnoOf(error) === 'ENOENT') return false;
+			throw fileError('look at', file, error);
+		},
+	);
+	if (there) throw new UsageError(`${file} exists, and is not overwritten`, {hint: 'Name another file, or remove it.'});
+}
+
+/** Two exports cannot both have made the partial file, so nobody else makes this one. */
+async function appear(file: string): Promise<void> {
+	if (
+		await fs.access(file).then(
+			() => true,
+			() => false,
+		)
+	) {
+		throw new QuiesceError('FAILED', `${file} has appeared meanwhile, and is not overwritten`);
+	}
+	await fs.rename(file + PARTIAL, file);
+}
