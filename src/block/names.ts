@@ -26,6 +26,7 @@ export function objectName(
 		| 'filter'
 		| 'scratch'
 		| 'access'
+		| 'export'
 		| 'gate'
 		| 'job'
 		| 'bitmap'

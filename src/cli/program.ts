@@ -28,6 +28,7 @@ const COMMANDS: readonly CommandEntry[] = [
 	['inspect [vm]', 'Show the disks, chains, jobs and abilities of a VM', () => import('./commands/inspect.ts')],
 	['backup [vm..]', 'Take a point of VMs into a repository', () => import('./commands/backup.ts')],
 	['export [vm]', 'Write the disks of a VM to an archive', () => import('./commands/export.ts')],
+	['expose [vm]', 'Show the disks of a VM over NBD, also around a command', () => import('./commands/expose.ts')],
 	['list [vm]', 'List the points of a repository', () => import('./commands/list.ts')],
 	['show <point>', 'Show all that is known of a point', () => import('./commands/show.ts')],
 	['verify [point]', 'Check points against their checksums', () => import('./commands/verify.ts')],

@@ -13,7 +13,7 @@ import {timed} from './timed.ts';
 const UNLIMITED = 0;
 
 /** In which the filter keeps account, over scratch that is a plain file (block/block-copy.c). */
-const CLUSTER_BYTES = 64 * 1024;
+export const CLUSTER_BYTES = 64 * 1024;
 
 /** `cbw-timeout` is in seconds, and more than 4 overflow in QEMU 7.2 (block/copy-before-write.c). */
 export const MAX_STALL_SECONDS = 4;
@@ -31,6 +31,9 @@ export interface FleeceDisk extends CutDisk {
 		| undefined;
 	readonly sizeBytes: number;
 }
+
+/** One that no job of ours copies. */
+export type ViewedDisk = Omit<FleeceDisk, 'target'>;
 
 export interface FleeceContext extends CutContext {
 	readonly schema: QmpSchema;
@@ -59,22 +62,14 @@ export interface FleeceContext extends CutContext {
  * device writes through it.
  */
 export async function prepareFleece(context: FleeceContext, disks: readonly FleeceDisk[]): Promise<Cut> {
-	const {qmp, run, schema, compress, speedBytesPerSecond = UNLIMITED} = context;
-	const written = disks.flatMap(({name, device, sizeBytes}) => (device ? [{name, device, sizeBytes}] : []));
-	for (const {name, sizeBytes, device} of written) {
-		const node = objectName(run, name, 'scratch');
-		await addScratch(qmp, {node, folder: device.scratchFolder, sizeBytes, ownerUid: context.qemuUid});
-	}
-	const recording = beginRecording(disks);
-	// Before anything is frozen: it need not be the cut's own transaction, only not after it.
-	if (recording.length > 0) await qmp.execute('transaction', {actions: recording});
-	const {pauses, take, show} = context.by === 'gates' ? await byGates(context, written) : byPause(context, written);
-	const jobs = disks.map(({name, node, device, target, changes}) =>
+	const {qmp, run, compress, speedBytesPerSecond = UNLIMITED} = context;
+	const {pauses, take, show, release} = await prepareAccess(context, disks);
+	const jobs = disks.map(({name, target, changes, ...disk}) =>
 		backupAction(run, {
 			disk: name,
-			source: device ? objectName(run, name, 'access') : node,
+			source: accessTo(run, {name, ...disk}),
 			target,
-			bitmap: device && changes ? objectName(run, name, 'changes') : changes?.name,
+			bitmap: disk.device && changes ? objectName(run, name, 'changes') : changes?.name,
 			filter: objectName(run, name, 'job'),
 			compress,
 			speedBytesPerSecond,
@@ -89,6 +84,48 @@ export async function prepareFleece(context: FleeceContext, disks: readonly Flee
 			await show();
 			await qmp.execute('transaction', {actions: [...disks.flatMap(disk => copyOfChanges(run, disk)), ...jobs]});
 		},
+		release,
+	};
+}
+
+/** The same instant without anybody who copies: whoever reads takes the nodes that {@link accessTo} names. */
+export async function prepareFleecedView(
+	context: FleeceContext,
+	disks: readonly ViewedDisk[],
+): Promise<Pick<Cut, 'pauses' | 'take'> & {readonly show: () => Promise<void>}> {
+	const {pauses, take, show} = await prepareAccess(context, disks);
+	return {
+		pauses,
+		take,
+		show: async () => {
+			await show();
+			const actions = disks.flatMap(disk => copyOfChanges(context.run, disk));
+			if (actions.length > 0) await context.qmp.execute('transaction', {actions});
+		},
+	};
+}
+
+/** The node on which a disk is read as it was. */
+export function accessTo(run: string, {name, node, device}: Pick<ViewedDisk, 'name' | 'node' | 'device'>): string {
+	return device ? objectName(run, name, 'access') : node;
+}
+
+async function prepareAccess(
+	context: FleeceContext,
+	disks: readonly ViewedDisk[],
+): Promise<Instant & Pick<Cut, 'release'>> {
+	const {qmp, run, schema} = context;
+	const written = disks.flatMap(({name, device, sizeBytes}) => (device ? [{name, device, sizeBytes}] : []));
+	for (const {name, sizeBytes, device} of written) {
+		const node = objectName(run, name, 'scratch');
+		await addScratch(qmp, {node, folder: device.scratchFolder, sizeBytes, ownerUid: context.qemuUid});
+	}
+	const recording = beginRecording(disks);
+	// Before anything is frozen: it need not be the cut's own transaction, only not after it.
+	if (recording.length > 0) await qmp.execute('transaction', {actions: recording});
+	const instant = context.by === 'gates' ? await byGates(context, written) : byPause(context, written);
+	return {
+		...instant,
 		release: async () => {
 			const remove = async (role: 'access' | 'gate' | 'filter' | 'scratch'): Promise<void> => {
 				for (const {name} of written) await qmp.execute('blockdev-del', {'node-name': objectName(run, name, role)});
@@ -106,7 +143,7 @@ export async function prepareFleece(context: FleeceContext, disks: readonly Flee
  * A copy of what had changed, on the node that is read: a job takes its bitmap from there only. It is made after the cut, so
  * it may name clusters that changed since, which are then copied as they were; those that changed before it has all.
  */
-function copyOfChanges(run: string, {name, node, device, changes}: FleeceDisk): QmpTransactionAction[] {
+function copyOfChanges(run: string, {name, node, device, changes}: ViewedDisk): QmpTransactionAction[] {
 	if (!device || !changes) return [];
 	const copy = {node: objectName(run, name, 'access'), name: objectName(run, name, 'changes')};
 	return [

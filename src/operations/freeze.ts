@@ -34,6 +34,14 @@ export interface CommandRequest extends FreezeRequest {
 	readonly commandOutput: 'stdout' | 'stderr';
 }
 
+/** What {@link runCommand} goes by. */
+export interface CommandLimits extends Pick<CommandRequest, 'holdMs' | 'signal' | 'commandOutput'> {
+	/** Beside our own. */
+	readonly environment?: Readonly<Record<string, string>> | undefined;
+	/** What it may not outlast, in words. */
+	readonly meanwhile?: string | undefined;
+}
+
 export interface LastingFreeze {
 	readonly fileSystems: number;
 	/** RFC 3339: when the guard thaws the guest, if nobody has. */
@@ -130,10 +138,13 @@ async function withQuiescerOf<Value>(
 
 /** With our own standard streams, and for `holdMs` at the most. Returns its exit status. */
 export async function runCommand(
-	{holdMs, signal, commandOutput}: CommandRequest,
+	{holdMs, signal, commandOutput, environment = {}, meanwhile = 'the guest was frozen'}: CommandLimits,
 	[program, ...args]: Command,
 ): Promise<number> {
-	const child = spawn(program, args, {stdio: ['inherit', commandOutput === 'stdout' ? 1 : 2, 'inherit']});
+	const child = spawn(program, args, {
+		stdio: ['inherit', commandOutput === 'stdout' ? 1 : 2, 'inherit'],
+		env: {...process.env, ...environment},
+	});
 	const exit = once(child, 'exit');
 	let why: unknown;
 	const end = (reason: unknown): void => {
@@ -144,7 +155,7 @@ export async function runCommand(
 		end(signal.reason);
 	};
 	const timer = setTimeout(() => {
-		end(new QuiesceError('FAILED', `${program} ran longer than ${holdMs / 1000} s while the guest was frozen`));
+		end(new QuiesceError('FAILED', `${program} ran longer than ${holdMs / 1000} s while ${meanwhile}`));
 	}, holdMs);
 	signal.addEventListener('abort', onAbort, {once: true});
 	try {

@@ -11,7 +11,7 @@ import type {PointTask} from './point-task.ts';
  * Before the cut: what an image that is beneath the disk's by now has counted is added to the disk's own bitmap. That has it
  * already from when the overlay was laid over it; but a VM that ran on that image meanwhile may have added to it.
  */
-export async function gatherChanges({vm: {qmp}, copies}: PointTask): Promise<void> {
+export async function gatherChanges({vm: {qmp}, copies}: Pick<PointTask, 'vm' | 'copies'>): Promise<void> {
 	for (const {disk, parent} of copies) {
 		if (!parent || parent.beneath.length === 0) continue;
 		const {name} = parent.changes;

@@ -35,6 +35,8 @@ export const LAYOUTS = ['auto', 'chain', 'clone'] as const;
 export interface CopyWishes extends KindWishes {
 	/** How increments are stored; `auto`, the default, is `clone` where the repository's file system can. */
 	readonly layout?: (typeof LAYOUTS)[number] | undefined;
+	/** What has changed since this point alone, which nothing is stored on. */
+	readonly since?: string | undefined;
 }
 
 /** What is to become of a disk in the point. */
@@ -85,7 +87,8 @@ export async function planCopies(facts: PlanFacts, wishes: CopyWishes): Promise<
 	const now = new Date();
 	const qemuProcess = await identify(qemu);
 	const listed = await listPoints(repository, vm.name);
-	const points = listed.flatMap(point => (point.state === 'readable' ? [point] : []));
+	const isCounted = ({id}: {readonly id: string}): boolean => wishes.since === undefined || id === wishes.since;
+	const points = listed.flatMap(point => (point.state === 'readable' && isCounted(point) ? [point] : []));
 	const unreadable = listed.at(-1)?.state === 'damaged' ? [listed.at(-1)] : [];
 	const images = new Map<DiskWithMedium, readonly SourceImage[] | null>();
 	for (const disk of disks) images.set(disk, await sourceImages(disk, qemu?.cwd));
@@ -101,10 +104,8 @@ export async function planCopies(facts: PlanFacts, wishes: CopyWishes): Promise<
 				...{disk, images: made, power: vm.power, qemuProcess, now},
 				writer: writer && `process ${writer.pid} (${writer.name})`,
 			};
-			const decided = shorten(
-				await decide(facts, today, await earlierCopies(repository, points, disk), wishes),
-				layoutOf,
-			);
+			const found = await decide(facts, today, await earlierCopies(repository, points, disk), wishes);
+			const decided = wishes.since === undefined ? shorten(found, layoutOf) : found;
 			return {
 				...{disk, kind: decided.kind, reason: decided.reason, images: made},
 				...(decided.kind === 'full'

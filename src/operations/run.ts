@@ -17,7 +17,7 @@ export interface Run {
 
 export async function beginRun(doing: string): Promise<Run> {
 	const id = newRunId();
-	const folder = path.join(await runtimeFolder(), `${FOLDER_PREFIX}${id}`);
+	const folder = await folderOfRun(id);
 	// In this order: a folder without its lock is one of a dead run.
 	const lock: HostLock = await takeLock(lockKey(id), `run ${id}`, {pid: process.pid, run: id, doing});
 	try {
@@ -34,6 +34,11 @@ export async function beginRun(doing: string): Promise<Run> {
 			await lock.release();
 		},
 	};
+}
+
+/** That of any run. */
+export async function folderOfRun(run: string): Promise<string> {
+	return path.join(await runtimeFolder(), `${FOLDER_PREFIX}${run}`);
 }
 
 /** Whether a run goes on, on this host. */

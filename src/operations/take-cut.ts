@@ -10,7 +10,7 @@ import {reachAgain} from './reach-again.ts';
 const PAUSE_MS = 5_000;
 
 /** Takes a cut that is ready. Under `require` anything less than a sound freeze fails. */
-export async function takeCut(task: CopyTask, called: string, cut: Cut): Promise<CutRecord> {
+export async function takeCut(task: CopyTask, called: string, cut: Pick<Cut, 'pauses' | 'take'>): Promise<CutRecord> {
 	const {request, quiescer, vm, member} = task;
 	const {power} = vm;
 	const record = await cutFrozen({...request, member, power, called}, quiescer, async () => {

@@ -8,6 +8,7 @@ import {endJobs} from '../jobs/end-jobs.ts';
 import {yank} from '../jobs/yank.ts';
 import type {QmpConnection} from '../qmp/connection.ts';
 import type {QmpSchema} from '../qmp/introspection.ts';
+import {hasExportsSocket} from './exports-socket.ts';
 import {removeUnused} from './remove-nodes.ts';
 
 /** Clients that are in the middle of a request are waited for. */
@@ -29,7 +30,7 @@ export async function runsInside(qmp: QmpConnection): Promise<ReadonlySet<string
 }
 
 /**
- * Removes everything of one run from QEMU, in this order: exports, jobs, what lies above its filters, the filters (the
+ * Removes everything of one run from QEMU, in this order: exports and the server for them, jobs, what lies above its filters, the filters (the
  * devices go back to their disks first), what lies below, bitmaps. Returns what was removed, in words. Does nothing where
  * nothing is left, so it can be repeated; touches nothing that does not bear the run's name.
  */
@@ -40,6 +41,11 @@ export async function unwindInside(qmp: QmpConnection, schema: QmpSchema, run: s
 	for (const {id} of (await qmp.execute('query-block-exports')).filter(({id}) => isOurs(id))) {
 		await removeExport(qmp, id);
 		done.push(`export ${id}`);
+	}
+	// Ours, as long as its socket is there: QEMU removes that with the server.
+	if (await hasExportsSocket(run)) {
+		await qmp.execute('nbd-server-stop');
+		done.push('NBD server');
 	}
 	const jobs = (await qmp.execute('query-jobs')).filter(({id}) => isOurs(id));
 	await endJobs(qmp, jobs);

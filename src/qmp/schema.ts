@@ -45,6 +45,11 @@ export interface QmpCommands {
 		};
 		return: QmpNothing;
 	};
+	'nbd-server-start': {
+		arguments: {'addr': {type: 'unix'; data: {path: string}}; 'max-connections'?: number};
+		return: QmpNothing;
+	};
+	'nbd-server-stop': {arguments: undefined; return: QmpNothing};
 	'block-export-del': {arguments: {id: string; mode?: 'safe' | 'hard'}; return: QmpNothing};
 	'query-block-exports': {
 		arguments: undefined;

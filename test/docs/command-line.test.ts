@@ -11,6 +11,7 @@ const PAGE_OF: Readonly<Record<string, string>> = {
 	'inspect': 'docs/inspect-and-discover.md',
 	'doctor': 'docs/doctor.md',
 	'backup': 'docs/back-up.md',
+	'expose': 'docs/expose.md',
 	'list': 'docs/restore.md',
 	'show': 'docs/restore.md',
 	'verify': 'docs/verify.md',

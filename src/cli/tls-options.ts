@@ -1,0 +1,70 @@
+import fs from 'node:fs/promises';
+import path from 'node:path';
+import type {Argv} from 'yargs';
+import type {SocketAddress} from '../config/address.ts';
+import {UsageError} from '../errors.ts';
+import type {NamedTls} from '../operations/expose/expose-messages.ts';
+
+export interface TlsOptions {
+	readonly tlsCert?: string | undefined;
+	readonly tlsKey?: string | undefined;
+	readonly tlsClientCa?: string | undefined;
+	readonly tlsPsk?: string | undefined;
+}
+
+export const TLS_OPTIONS = ['tls-cert', 'tls-key', 'tls-client-ca', 'tls-psk'] as const;
+
+/** For what serves NBD clients. */
+export function tlsOptions<Options>(yargs: Argv<Options>): Argv<Options & TlsOptions> {
+	return yargs
+		.option('tls-cert', {type: 'string', describe: 'Demand TLS, with this certificate (PEM)'})
+		.option('tls-key', {type: 'string', describe: 'The private key of --tls-cert (PEM)'})
+		.option('tls-client-ca', {
+			type: 'string',
+			describe: 'Let in only clients with a certificate of this authority (PEM)',
+		})
+		.option('tls-psk', {type: 'string', describe: 'Demand TLS, with the keys of this file, a NAME:HEX each line'});
+}
+
+/** Reads the files. Throws if disks would go over a network in the clear. */
+export async function tlsOf(
+	{tlsCert, tlsKey, tlsClientCa, tlsPsk}: TlsOptions,
+	listen: SocketAddress | undefined,
+): Promise<NamedTls | undefined> {
+	if ((tlsCert === undefined) !== (tlsKey === undefined)) throw new UsageError('--tls-cert and --tls-key go together');
+	if (tlsClientCa !== undefined && tlsCert === undefined) throw new UsageError('--tls-client-ca is for --tls-cert');
+	if (tlsPsk !== undefined && tlsCert !== undefined)
+		throw new UsageError('give either --tls-psk or --tls-cert, not both');
+	if (tlsPsk !== undefined) return pskOf(path.resolve(tlsPsk));
+	if (tlsCert !== undefined && tlsKey !== undefined) {
+		const clientAuthority =
+			tlsClientCa === undefined ? {} : {clientAuthority: await read('--tls-client-ca', tlsClientCa)};
+		const certificate = await read('--tls-cert', tlsCert);
+		return {server: {kind: 'certificate', certificate, key: await read('--tls-key', tlsKey), ...clientAuthority}};
+	}
+	if (listen === undefined || 'unix' in listen) return undefined;
+	throw new UsageError('a TCP port shows the disks to everybody who can reach it, and in the clear', {
+		hint: 'Use TLS: --tls-cert and --tls-key with --tls-client-ca, or --tls-psk; or a Unix socket.',
+	});
+}
+
+/** A file as `psktool` of GnuTLS makes it. */
+async function pskOf(file: string): Promise<NamedTls> {
+	const keys = new Map<string, Buffer>();
+	for (const line of (await read('--tls-psk', file)).split('\n').filter(text => text.trim() !== '')) {
+		const {name, key} = /^(?<name>[^:]+):(?<key>(?:[0-9a-f]{2})+)\s*$/i.exec(line)?.groups ?? {};
+		if (name === undefined || key === undefined) throw new UsageError(`--tls-psk: a line of ${file} is not NAME:HEX`);
+		keys.set(name, Buffer.from(key, 'hex'));
+	}
+	const [identity] = keys.keys();
+	if (identity === undefined) throw new UsageError(`--tls-psk: ${file} has no key`);
+	return {server: {kind: 'psk', keys}, psk: {identity, file}};
+}
+
+async function read(option: string, file: string): Promise<string> {
+	try {
+		return await fs.readFile(file, 'utf8');
+	} catch (cause) {
+		throw new UsageError(`${option}: ${file} cannot be read`, {cause});
+	}
+}

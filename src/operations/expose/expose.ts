@@ -1,0 +1,202 @@
+import {concat, concatMap, defer, type Observable, of} from 'rxjs';
+import {warnings as warningsOf} from '../../block/coverage.ts';
+import {capabilitiesOf} from '../../block/probe.ts';
+import {isMarked} from '../../cut/bitmap-mark.ts';
+import type {Bitmap} from '../../cut/cut.ts';
+import {QuiesceError} from '../../errors.ts';
+import type {HostProcess} from '../../host/processes.ts';
+import {resolvePoint} from '../../repository/points.ts';
+import {openRepository} from '../../repository/repository.ts';
+import {scoped} from '../../rx/scoped.ts';
+import type {BlockGraph} from '../../block/graph.ts';
+import {captureMachine} from '../capture-machine.ts';
+import {checkScratch} from '../check-space.ts';
+import {chooseMethod} from '../choose-method.ts';
+import {unwind} from '../copy-disks.ts';
+import type {CopyTask} from '../copy-task.ts';
+import {ALONE} from '../group.ts';
+import {gatherChanges} from '../keep-bitmaps.ts';
+import {type DiskCopy, planCopies} from '../plan-copies.ts';
+import {prepareView} from '../prepare-cut.ts';
+import type {Quiescer} from '../quiescer.ts';
+import {recoverVm} from '../recover.ts';
+import {type DiskWithMedium, selectDisks} from '../select-disks.ts';
+import {takeCut} from '../take-cut.ts';
+import {lookAgain, type VmSession} from '../vm-session.ts';
+import {type GuardedRun, withGuard} from '../with-guard.ts';
+import {withQuiescer} from '../with-quiescer.ts';
+import {lostErrors, withVm} from '../with-vm.ts';
+import type {ExposeMessage, ExposeRequest} from './expose-messages.ts';
+import {type Exports, openExports} from './open-exports.ts';
+import {whileExposed} from './while-exposed.ts';
+
+interface ExposeTask extends CopyTask {
+	readonly request: ExposeRequest;
+	/** The point's id. */
+	readonly since: string | null;
+}
+
+/**
+ * Shows what a VM's disks hold at one instant over NBD, read-only, while the guest goes on. Cold. Ends with `finished` once
+ * the command has ended or, without one, the signal came; or fails. Either way nothing is left in the VM.
+ */
+export function expose(request: ExposeRequest): Observable<ExposeMessage> {
+	const doing = `exposure since ${new Date().toISOString()}`;
+	return withVm(request, doing, (vm, run) => {
+		const {qmp, agent} = vm.sockets;
+		return withGuard(request, run, {agent, vm: {qmp, name: vm.name}}, guarded =>
+			concat(
+				recoverVm(vm, request, undefined),
+				// It may go on only now.
+				defer(() => lookAgain(vm)).pipe(concatMap(now => quiesced(request, now, guarded))),
+			),
+		);
+	});
+}
+
+function quiesced(request: ExposeRequest, vm: VmSession, guarded: GuardedRun): Observable<ExposeMessage> {
+	return withQuiescer(request, vm, guarded, (quiescer, whyNot) =>
+		concat(
+			(quiescer?.recovered ?? []).map(text => ({kind: 'recovered' as const, text})),
+			defer(() => prepare(request, vm, guarded, quiescer, whyNot)).pipe(concatMap(exposed$ => exposed$)),
+		),
+	);
+}
+
+async function prepare(
+	request: ExposeRequest,
+	vm: VmSession,
+	guarded: GuardedRun,
+	quiescer: Quiescer | undefined,
+	whyNotQuiesced: string | undefined,
+): Promise<Observable<ExposeMessage>> {
+	request.signal.throwIfAborted();
+	const graph = await vm.readGraph();
+	const {disks} = selectDisks(graph, request);
+	requireSafe(vm, disks);
+	const {qemu, qemuUid} = await captureMachine(vm, graph);
+	const chosen = await chooseMethod({scratch: request.scratch}, vm, disks, qemu);
+	if (chosen.method !== 'fleece') {
+		throw new QuiesceError('REFUSED', `the disks of this VM cannot be exposed: ${chosen.because ?? ''}`, {
+			hint: 'Use `quiesce backup` or `quiesce export`, which can do without.',
+		});
+	}
+	// Before it is at work nothing may be begun.
+	await guarded.guard.ready();
+	const {since, copies, unproved} = await copiesOf(request, vm, guarded, {graph, disks, qemu});
+	const task: ExposeTask = {
+		...{request, vm, quiescer, qemuUid, chosen, member: ALONE, since, copies},
+		...guarded,
+	};
+	const warnings = [
+		...(whyNotQuiesced === undefined ? [] : [`crash-consistent only: ${whyNotQuiesced}`]),
+		...unproved,
+		...disks.flatMap(disk => warningsOf(disk)),
+		...(await checkScratch(chosen, disks)),
+	];
+	return concat(
+		warnings.map(text => ({kind: 'warning' as const, text})),
+		exposed(task),
+	);
+}
+
+/** Until 9.0 QEMU aborts when exports of disks with I/O threads end (blockdev-nbd.c nbd_blockdev_client_closed). */
+function requireSafe(vm: VmSession, disks: readonly DiskWithMedium[]): void {
+	if (capabilitiesOf(vm.schema, vm.qmp.version)['pull-with-iothreads'].available) return;
+	const threaded = disks.find(({iothread}) => iothread !== undefined);
+	if (!threaded) return;
+	throw new QuiesceError(
+		'REFUSED',
+		`${threaded.name} has an I/O thread, and QEMU ${vm.version} can abort when it exports such disks`,
+		{hint: 'Use `quiesce backup` or `quiesce export`, which are safe there; or QEMU 9.0 or newer.'},
+	);
+}
+
+interface Found {
+	readonly graph: BlockGraph;
+	readonly disks: readonly DiskWithMedium[];
+	readonly qemu: HostProcess | undefined;
+}
+
+/** With the bitmaps that are shown to have seen every write since the point; nothing new is recorded. */
+async function copiesOf(
+	{since: asked}: ExposeRequest,
+	vm: VmSession,
+	{run}: GuardedRun,
+	{graph, disks, qemu}: Found,
+): Promise<{
+	readonly since: string | null;
+	readonly copies: readonly DiskCopy[];
+	readonly unproved: readonly string[];
+}> {
+	if (!asked) return {since: null, copies: disks.map(wholeDisk), unproved: []};
+	const repository = await openRepository(asked.repository);
+	const {id: since} = await resolvePoint(repository, vm.name, asked.point);
+	const looksForMark = ({name, medium}: DiskWithMedium, bitmap: Bitmap): Promise<boolean> =>
+		isMarked(vm, run.id, {name, sizeBytes: medium.virtualSize, node: medium.node}, bitmap);
+	const {copies} = await planCopies(
+		{...{vm, repository, nodes: graph.nodes, disks, qemu}, sink: 'inline', isMarked: looksForMark},
+		{kind: 'incremental', since},
+	);
+	return {
+		since,
+		copies: copies.map(copy => ({...copy, granularity: undefined})),
+		unproved: copies.flatMap(({disk, parent, reason}) =>
+			parent ? [] : [`${disk.name}: all of it may have changed since ${since}: ${reason ?? 'it is unknown'}`],
+		),
+	};
+}
+
+function wholeDisk(disk: DiskWithMedium): DiskCopy {
+	return {
+		...{disk, kind: 'full', reason: null, layout: 'alone', images: null},
+		...{granularity: undefined, persistence: 'transient'},
+	};
+}
+
+/** The readers around what is in QEMU: each is ended before what it reads from goes. */
+function exposed(task: ExposeTask): Observable<ExposeMessage> {
+	const {request, vm, since} = task;
+	const onLostError = lostErrors(request);
+	const broken = new AbortController();
+	let exitStatus: number | null = null;
+	const shown$ = scoped({
+		acquire: () =>
+			openExports(task, error => {
+				broken.abort(error);
+			}),
+		release: (exports: Exports) => exports.close(),
+		onLostError,
+		use: ({disks}) =>
+			concat(
+				of<ExposeMessage>({kind: 'exposed', vm: vm.name, since, exports: disks}),
+				defer(async () => {
+					exitStatus = await whileExposed(task, disks, broken);
+					return [];
+				}).pipe(concatMap((none: ExposeMessage[]) => none)),
+			),
+	});
+	const inside$ = scoped({
+		acquire: () => Promise.resolve(),
+		release: () => unwind(task),
+		onLostError,
+		use: () =>
+			concat(
+				defer(() => cut(task)),
+				shown$,
+			),
+	});
+	return concat(
+		inside$,
+		defer(() => of<ExposeMessage>({kind: 'finished', vm: vm.name, exitStatus})),
+	);
+}
+
+async function cut(task: ExposeTask): Promise<ExposeMessage> {
+	await gatherChanges(task);
+	const view = await prepareView(task);
+	const record = await takeCut(task, 'an exposure', view);
+	await view.show();
+	task.request.signal.throwIfAborted();
+	return {kind: 'cut', ...record};
+}
