@@ -7,7 +7,7 @@ import {expose} from '../../../src/operations/expose/expose.ts';
 import {NbdClient} from '../../../src/nbd/client.ts';
 import {type BareDisk, eventually, executeAny, isRunning, MIB, ownRuntimeFolder} from '../../jobs/bare-vm.ts';
 import {collect} from '../../jobs/collect.ts';
-import {temporaryFolder} from '../../repository/fixture.ts';
+import {temporaryFolder, temporaryMount} from '../../repository/fixture.ts';
 import {startToolAt} from '../tool-at-step.ts';
 import {WrittenVm} from '../written-vm.ts';
 import {copyOf, expectCopied, expectNothingLeft, exposeWritten, requestFor} from './exposing.ts';
@@ -101,6 +101,35 @@ test('a reader that is killed harms nobody, and one that stalls for ever is ende
 	await expectNothingLeft(written);
 });
 
+test('scratch that fills ends the exposure, and no write of the guest', async () => {
+	const written = await new WrittenVm(DISKS).start();
+	const scratch = temporaryMount(20);
+	const filling = collect(expose(requestFor(written, {scratch, deadlineMs: 20_000})), async ({kind}) => {
+		if (kind === 'exposed') for (let at = 0; at < 7; at++) await written.write('vda', at * MIB, MIB);
+	});
+	await expect(filling).rejects.toThrow(/no space is left in .*the copy was stopped before it was full/);
+	expect(await written.vm.qmp.execute('query-block-exports')).toEqual([]);
+	await written.write('vda', 0, MIB);
+	await expectNothingLeft(written);
+});
+
+test('a view that is broken is an error for readers, and ends the exposure', async () => {
+	const written = await new WrittenVm(DISKS).start();
+	const broken = collect(expose(requestFor(written, {deadlineMs: 20_000})), async message => {
+		if (message.kind !== 'exposed') return;
+		const {uri, disk} = message.exports[0]!;
+		const client = await NbdClient.connect({unix: socketOf(uri)}, disk);
+		// As one that goes over its time: without its export a reader of ours reads nothing.
+		const exports = await written.vm.qmp.execute('query-block-exports');
+		const {id} = exports.find(shown => shown.id.endsWith('-vda-export'))!;
+		await written.vm.qmp.execute('block-export-del', {id, mode: 'hard'});
+		await expect(client.read(0, 4096)).rejects.toThrow(/the disk cannot be read as it was at the cut/);
+		await client.close();
+	});
+	await expect(broken).rejects.toThrow(/vda cannot be read as it was at the cut any more/);
+	await expectNothingLeft(written);
+});
+
 test('only who has the key gets in', async () => {
 	const written = await new WrittenVm(DISKS).start();
 	const held = copyOf(written.contents);
@@ -161,5 +190,15 @@ test.each([
 		const held = copyOf(written.contents);
 		await exposeWritten(written, {}, exports => expectCopied(written, exports, held));
 	}
+	await expectNothingLeft(written);
+});
+
+test('SIGTERM is the ordinary end of an exposure without a command', async () => {
+	const written = await new WrittenVm(DISKS).start();
+	const tool = startToolAt('never', ['expose', '--qmp', `unix:${written.vm.qmpPath}`, '--quiesce', 'never']);
+	await eventually(() => tool.stdout().includes('vdb?socket='), 30_000);
+	process.kill(tool.pid, 'SIGTERM');
+	expect(await tool.ended).toEqual({code: 0, signal: null});
+	expect(tool.stdout()).toMatch(/^nbd\+unix:\/\/\/vda\?socket=\S+\nnbd\+unix:\/\/\/vdb\?socket=\S+\n$/);
 	await expectNothingLeft(written);
 });
