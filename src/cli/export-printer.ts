@@ -34,6 +34,9 @@ function printWords(message: ExportMessage, view: ProgressView): void {
 			view.note(`  ${how}, ${compression === 'none' ? 'not compressed' : compression}`);
 			break;
 		}
+		case 'checking':
+			view.show([{name: 'checking', doneBytes: message.bytesRead, totalBytes: message.bytesTotal}]);
+			break;
 		case 'cut':
 			view.note(cutLine(message));
 			if (message.degraded !== undefined) {

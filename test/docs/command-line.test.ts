@@ -12,6 +12,7 @@ const PAGE_OF: Readonly<Record<string, string>> = {
 	'doctor': 'docs/doctor.md',
 	'backup': 'docs/back-up.md',
 	'expose': 'docs/expose.md',
+	'export': 'docs/export.md',
 	'list': 'docs/restore.md',
 	'show': 'docs/restore.md',
 	'verify': 'docs/verify.md',

@@ -3,17 +3,19 @@ import path from 'node:path';
 import type {Argv} from 'yargs';
 import {UsageError} from '../../errors.ts';
 import type {ArchiveTarget} from '../../operations/archive/archive-output.ts';
-import type {ExportVmRequest} from '../../operations/archive/export-messages.ts';
+import type {ArchiveWishes, ExportVmRequest} from '../../operations/archive/export-messages.ts';
+import {exportPoint, type ExportPointRequest, type PointFormat} from '../../operations/archive/export-point.ts';
 import {exportVm} from '../../operations/archive/export-vm.ts';
 import {exportPrinter} from '../export-printer.ts';
 import {type OffOptions, offOptions, vmOf} from '../off-options.ts';
 import {parseMaxStall} from '../max-stall.ts';
 import {printAll} from '../printer.ts';
 import {parseBytes, parseDuration} from '../quantities.ts';
+import {parsePointName, type RepositoryOption, repositoryOf, repositoryOption} from '../repository-options.ts';
 import {type CommandContext, type GlobalOptions, runCommand} from '../run-command.ts';
 import {type VmOptions, vmOptions} from '../vm-options.ts';
 
-interface Options extends GlobalOptions, VmOptions, OffOptions {
+interface Options extends GlobalOptions, VmOptions, OffOptions, RepositoryOption {
 	readonly output: string;
 	readonly compress?: ExportVmRequest['compression'];
 	readonly config?: string;
@@ -27,14 +29,20 @@ interface Options extends GlobalOptions, VmOptions, OffOptions {
 	readonly speed?: string;
 	readonly freezeTimeout: string;
 	readonly dryRun: boolean;
+	readonly format: PointFormat;
 }
 
 export function build(yargs: Argv): Argv {
-	return offOptions(vmOptions(yargs))
+	return repositoryOption(offOptions(vmOptions(yargs)))
 		.usage(
-			'$0 export [VM] --output FILE\n\nWrites what the disks of a VM hold at one instant to one file, an archive in the format of Proxmox (VMA), ' +
-				'while the guest goes on. Nothing is copied anywhere else on the way.',
+			'$0 export [VM] --output FILE\n$0 export VM@POINT --output FILE -r FOLDER\n\nWrites what the disks of a VM hold at one instant to one file, an archive in the format of Proxmox (VMA), ' +
+				'while the guest goes on. Nothing is copied anywhere else on the way. Or writes a point of a repository, for which no VM is needed.',
 		)
+		.option('format', {
+			choices: ['vma', 'tar', 'raw', 'qcow2'] as const,
+			default: 'vma',
+			describe: 'Of a point: also a tar of raw files, or an image of one disk',
+		})
 		.option('output', {
 			alias: 'o',
 			type: 'string',
@@ -77,32 +85,64 @@ export function build(yargs: Argv): Argv {
 		.group(
 			[
 				...['output', 'compress', 'config', 'quiesce', 'disk', 'exclude', 'method', 'scratch', 'max-stall'],
-				...['target-timeout', 'speed', 'freeze-timeout', 'dry-run'],
+				...['target-timeout', 'speed', 'freeze-timeout', 'dry-run', 'format', 'repository'],
 			],
 			'Export:',
 		)
 		.example('$0 export web1 -o /srv/dump/vzdump-qemu-101-2026_11_21-08_00_00.vma.zst', 'what qmrestore takes')
+		.example('$0 export web1@2026-11-21 -r /srv/backup --format tar -o web1.tar', 'a point that was taken')
 		.example('$0 export web1 -o - | ssh backup "cat > web1.vma"', '');
 }
 
 export function run(options: Options): Promise<void> {
 	return runCommand(options, async context => {
+		const point = pointNamed(options);
+		if (point) {
+			await printAll(
+				exportPoint(await pointRequestOf(options, point, context)),
+				exportPrinter(context, options.output),
+			);
+			return undefined;
+		}
+		if (options.format !== 'vma')
+			throw new UsageError(`--format ${options.format} is for a point: export VM@POINT -r FOLDER`);
 		const request = await requestOf(options, context);
 		await printAll(exportVm(request), exportPrinter(context, options.output));
 		return undefined;
 	});
 }
 
-async function requestOf(options: Options, context: CommandContext): Promise<ExportVmRequest> {
-	if (options.output === '-' && options.json) {
-		throw new UsageError('--json and the archive would both go to stdout', {hint: 'Name a file with --output.'});
+/** A point is named by its `@`, or by a repository: a VM that runs is in none. */
+function pointNamed({vm, repository}: Options): {readonly vm: string; readonly point: string | undefined} | undefined {
+	if (vm === undefined || (!vm.includes('@') && repository === undefined)) return undefined;
+	return parsePointName(vm);
+}
+
+async function pointRequestOf(
+	options: Options,
+	point: {readonly vm: string; readonly point: string | undefined},
+	context: CommandContext,
+): Promise<ExportPointRequest> {
+	const {format, disk: only} = options;
+	const live = (['qmp', 'agent', 'image', 'exclude', 'method', 'scratch', 'targetTimeout', 'speed'] as const).find(
+		name => options[name] !== undefined,
+	);
+	if (live !== undefined || options.off || options.dryRun) {
+		throw new UsageError('a point is exported as it is: options for a VM are not for it', {
+			hint: 'A point takes --output, --format, --compress, --disk, --config and --repository.',
+		});
 	}
+	return {
+		...{...point, repository: repositoryOf(options), format, only, signal: context.signal},
+		...(await wishesOf(options, context)),
+	};
+}
+
+async function requestOf(options: Options, context: CommandContext): Promise<ExportVmRequest> {
 	return {
 		...context,
 		sockets: await vmOf(options, options),
-		target: targetOf(options.output),
-		compression: options.compress ?? (options.output.endsWith('.zst') ? 'zstd' : 'none'),
-		config: options.config === undefined ? undefined : await readConfig(options.config),
+		...(await wishesOf(options, context)),
 		quiesce: options.quiesce,
 		only: options.disk,
 		exclude: options.exclude,
@@ -114,6 +154,20 @@ async function requestOf(options: Options, context: CommandContext): Promise<Exp
 		speedBytesPerSecond: options.speed === undefined ? undefined : parseBytes(options.speed, '--speed'),
 		freezeTimeoutMs: parseDuration(options.freezeTimeout, '--freeze-timeout'),
 		dryRun: options.dryRun,
+	};
+}
+
+async function wishesOf(
+	{output, compress, config}: Options,
+	{json}: Pick<CommandContext, 'json'>,
+): Promise<ArchiveWishes> {
+	if (output === '-' && json) {
+		throw new UsageError('--json and the archive would both go to stdout', {hint: 'Name a file with --output.'});
+	}
+	return {
+		target: targetOf(output),
+		compression: compress ?? (output.endsWith('.zst') ? 'zstd' : 'none'),
+		config: config === undefined ? undefined : await readConfig(config),
 	};
 }
 

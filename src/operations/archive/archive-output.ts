@@ -29,21 +29,27 @@ export function indexFile(archive: string): string {
 }
 
 /** Files are made at once, under names that say that they are not whole; those that they are to get have to be free. */
-export async function openArchiveOutput(target: ArchiveTarget, compression: 'none' | 'zstd'): Promise<ArchiveOutput> {
+export async function openArchiveOutput(
+	target: ArchiveTarget,
+	compression: 'none' | 'zstd',
+	beside: 'index' | 'no-index' = 'index',
+): Promise<ArchiveOutput> {
 	if (target.kind === 'stream') return openStream(target.stream, compression);
-	const files = [target.path, indexFile(target.path)];
+	const files = beside === 'index' ? [target.path, indexFile(target.path)] : [target.path];
 	for (const file of files) await requireFree(file);
 	await using opened = new AsyncDisposableStack();
-	const [archive, index] = [await create(opened, target.path), await create(opened, indexFile(target.path))];
+	const archive = await create(opened, target.path);
+	const index = beside === 'index' ? await create(opened, indexFile(target.path)) : undefined;
+	const handles = index ? [archive, index] : [archive];
 	const compressor = compression === 'zstd' ? await compressTo({fd: archive.fd, object: target.path}) : undefined;
 	const owned = opened.move();
 	return {
 		archive: compressor?.output ?? toFile(archive),
-		index: toFile(index),
+		index: index && toFile(index),
 		finish: async () => {
 			await compressor?.finish();
-			for (const handle of [archive, index]) await handle.sync();
-			for (const handle of [archive, index]) await handle.close();
+			for (const handle of handles) await handle.sync();
+			for (const handle of handles) await handle.close();
 			// Whoever sees the archive finds its index.
 			for (const file of files.toReversed()) await appear(file);
 			await syncFolder(path.dirname(target.path));

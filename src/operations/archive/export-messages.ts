@@ -56,6 +56,8 @@ export type ExportMessage =
 			readonly quiesce: boolean;
 			readonly compression: 'none' | 'zstd';
 	  }
+	/** How much of a point's files has been read to check them; nothing is written yet. */
+	| {readonly kind: 'checking'; readonly bytesRead: number; readonly bytesTotal: number}
 	/** The archive's instant has passed, and the guest goes on. */
 	| ({readonly kind: 'cut'} & CutRecord)
 	| {readonly kind: 'progress'; readonly disks: readonly DiskProgress[]}

@@ -15,6 +15,8 @@ export const PROXMOX_CONFIG = 'qemu-server.conf';
 /** What an archive is to have in it. */
 export interface ArchiveContent {
 	readonly machine: Machine;
+	/** When the disks were so; now if not given. */
+	readonly createdAt?: Date | undefined;
 	readonly disks: readonly {readonly name: string; readonly sizeBytes: number; readonly deviceType: string | null}[];
 }
 
@@ -40,7 +42,7 @@ export async function openArchive(content: ArchiveContent, wishes: ArchiveWishes
 	}));
 	const header = {
 		uuid: randomUUID(),
-		createdSeconds: Math.floor(Date.now() / 1000),
+		createdSeconds: Math.floor((content.createdAt?.getTime() ?? Date.now()) / 1000),
 		configs: configsFor(content, wishes),
 		devices,
 	};
