@@ -29,6 +29,7 @@ const COMMANDS: readonly CommandEntry[] = [
 	['backup [vm..]', 'Take a point of VMs into a repository', () => import('./commands/backup.ts')],
 	['expose [vm]', 'Show the disks of a VM over NBD, also around a command', () => import('./commands/expose.ts')],
 	['export [vm]', 'Write the disks of a VM, or a point of it, to one file', () => import('./commands/export.ts')],
+	['import <archive>', 'Make a point of an archive', () => import('./commands/import.ts')],
 	['list [vm]', 'List the points of a repository', () => import('./commands/list.ts')],
 	['show <point>', 'Show all that is known of a point', () => import('./commands/show.ts')],
 	['verify [point]', 'Check points against their checksums', () => import('./commands/verify.ts')],

@@ -1,5 +1,5 @@
 import type {Observable} from 'rxjs';
-import {type LockHolder, takeLock} from '../host/lock.ts';
+import {type HostLock, type LockHolder, takeLock} from '../host/lock.ts';
 import type {Repository} from '../repository/repository.ts';
 import {scoped} from '../rx/scoped.ts';
 
@@ -14,11 +14,20 @@ export function withPoints<Message>(
 	onLostError: (error: unknown) => void,
 	use: () => Observable<Message>,
 ): Observable<Message> {
-	const what = `the points of ${vm} in ${repository.path}`;
 	return scoped({
-		acquire: () => takeLock(`points ${repository.id} ${vm}`, what, {pid: process.pid, run, doing}),
+		acquire: () => lockPoints(repository, vm, {run, doing}),
 		release: lock => lock.release(),
 		onLostError,
 		use,
 	});
+}
+
+/** The lock itself. Throws {@link LockedError}. */
+export function lockPoints(
+	repository: Repository,
+	vm: string,
+	{run, doing}: Omit<LockHolder, 'pid'>,
+): Promise<HostLock> {
+	const what = `the points of ${vm} in ${repository.path}`;
+	return takeLock(`points ${repository.id} ${vm}`, what, {pid: process.pid, run, doing});
 }

@@ -13,6 +13,7 @@ const PAGE_OF: Readonly<Record<string, string>> = {
 	'backup': 'docs/back-up.md',
 	'expose': 'docs/expose.md',
 	'export': 'docs/export.md',
+	'import': 'docs/export.md',
 	'list': 'docs/restore.md',
 	'show': 'docs/restore.md',
 	'verify': 'docs/verify.md',

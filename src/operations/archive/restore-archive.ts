@@ -15,8 +15,11 @@ import {MACHINE_CONFIG} from './open-archive.ts';
 
 export interface RestoreArchiveOptions {
 	readonly source: ArchiveSource;
-	/** A folder for all disks, which must not exist or be empty; or places for some, by name or by device. */
-	readonly to: string | ReadonlyMap<string, string>;
+	/**
+	 * A folder for all disks, which must not exist or be empty, also one that is chosen once the header is read; or places for some
+	 * disks, by name or by device.
+	 */
+	readonly to: string | ReadonlyMap<string, string> | ((header: VmaHeader) => Promise<string>);
 	readonly signal: AbortSignal;
 }
 
@@ -59,12 +62,14 @@ export function restoreArchive({source, to, signal}: RestoreArchiveOptions): Obs
 		await using undo = new AsyncDisposableStack();
 		undo.defer(archive.close);
 		let header: VmaHeader | undefined;
+		let place: string | ReadonlyMap<string, string> = '';
 		let targets: ReadonlyMap<number, OpenTarget> = new Map();
 		let clusters = 0;
 		for await (const event of archive.events) {
 			if (event.kind === 'header') {
 				({header} = event);
-				targets = await openTargets(undo, header, to);
+				place = typeof to === 'function' ? await to(header) : to;
+				targets = await openTargets(undo, header, place);
 				emit({kind: 'started', disks: [...targets.values()].map(reportOf), checked: archive.checked});
 			} else if (event.kind === 'cluster') {
 				const target = targets.get(event.device.id);
@@ -76,8 +81,8 @@ export function restoreArchive({source, to, signal}: RestoreArchiveOptions): Obs
 		if (!header) throw new Error('an archive without a header was read to its end');
 		for (const {handle} of targets.values()) await handle.sync();
 		for (const {handle} of targets.values()) await handle.close();
-		const configs = typeof to === 'string' ? await writeConfigs(undo, header, to) : [];
-		await appear([...targets.values()], typeof to === 'string' ? to : undefined);
+		const configs = typeof place === 'string' ? await writeConfigs(undo, header, place) : [];
+		await appear([...targets.values()], typeof place === 'string' ? place : undefined);
 		// What was made stays.
 		undo.move();
 		await archive.close();
@@ -88,7 +93,7 @@ export function restoreArchive({source, to, signal}: RestoreArchiveOptions): Obs
 async function openTargets(
 	undo: AsyncDisposableStack,
 	header: VmaHeader,
-	to: RestoreArchiveOptions['to'],
+	to: string | ReadonlyMap<string, string>,
 ): Promise<Map<number, OpenTarget>> {
 	const names = archivedNames(header);
 	const disks = header.devices.filter(({name}) => name !== VMSTATE);
@@ -193,7 +198,7 @@ async function appear(targets: readonly OpenTarget[], folder: string | undefined
 }
 
 /** What nobody can read of a foreign archive is as good as nothing. */
-function machineIn({configs}: VmaHeader): Machine | null {
+export function machineIn({configs}: VmaHeader): Machine | null {
 	const found = configs.find(({name}) => name === MACHINE_CONFIG);
 	return found ? parseMachine(found.data.toString(), MACHINE_CONFIG) : null;
 }
