@@ -10,7 +10,7 @@ import {indexFile, openArchiveOutput} from './archive-output.ts';
 import type {ArchiveWishes, ExportMessage, ExportedDisk} from './export-messages.ts';
 import {type ArchiveContent, exportedDisks, openArchive} from './open-archive.ts';
 import {choosePoint, type PointChoice, type ServedDisk, type ServedPoint, servePoint} from './open-point.ts';
-import {writeTar} from './tar.ts';
+import {type DiskPart, writeTar} from './tar.ts';
 
 export type PointFormat = 'vma' | 'tar' | 'raw' | 'qcow2';
 
@@ -83,20 +83,13 @@ async function writeTarFile(
 	}
 }
 
-/** A part of a disk; without bytes it is zeroes. The bytes are valid until the next part is asked for. */
-export interface DiskPart {
-	readonly offset: number;
-	readonly length: number;
-	readonly bytes: Buffer | undefined;
-}
-
 async function* readDisk(
-	{address, died}: ServedPoint,
+	{socket, died}: ServedPoint,
 	{disk, exportName}: ServedDisk,
 	emit: Emit,
 	signal: AbortSignal,
 ): AsyncGenerator<DiskPart, void, void> {
-	const client = await NbdClient.connect(address, exportName, {metaContexts: [ZERO_CONTEXT], signal});
+	const client = await NbdClient.connect({unix: socket}, exportName, {metaContexts: [ZERO_CONTEXT], signal});
 	// Its connection tells of its end too, with fewer words.
 	const read = (offset: number, into: Buffer): Promise<Buffer> =>
 		Promise.race([client.read(offset, into.length, into), died]);

@@ -79,8 +79,9 @@ export function importArchive(request: ImportRequest): Observable<ImportMessage>
 					}
 				}),
 			),
+			{defaultValue: undefined},
 		);
-		if (!begun || restored.kind !== 'finished') throw new Error('a restore has ended without its end');
+		if (!begun || restored?.kind !== 'finished') throw new Error('a restore has ended without its end');
 		const {vm, partial, header} = begun;
 		const disks = await storeDisks(restored.disks, partial, request.compression, {emit, signal, folder: run.folder});
 		await fs.rm(path.join(partial.folder, RAW_FOLDER), {recursive: true});

@@ -3,7 +3,6 @@ import os from 'node:os';
 import path from 'node:path';
 import {UsageError} from '../../errors.ts';
 import {StorageDaemon} from '../../images/storage-daemon.ts';
-import type {SocketAddress} from '../../config/address.ts';
 import type {Machine} from '../../repository/machine.ts';
 import type {PointManifest, StoredDisk} from '../../repository/manifest.ts';
 import {type Point, readMachine, resolvePoint} from '../../repository/points.ts';
@@ -32,7 +31,8 @@ export interface ServedPoint extends AsyncDisposable {
 	readonly point: Point;
 	readonly machine: Machine;
 	readonly disks: readonly ServedDisk[];
-	readonly address: SocketAddress;
+	/** Of the NBD server, in a folder that only our own user may enter. */
+	readonly socket: string;
 	/** Rejects if the storage daemon ends. */
 	readonly died: Promise<never>;
 }
@@ -59,8 +59,8 @@ export async function servePoint(
 	await using undo = new AsyncDisposableStack();
 	const folder = await fs.mkdtemp(path.join(os.tmpdir(), 'quiesce-'));
 	undo.defer(() => fs.rm(folder, {recursive: true, force: true}));
-	const address = {unix: path.join(folder, 'nbd.sock')};
-	const daemon = await StorageDaemon.start(address.unix, {whenKilled: 'die'});
+	const socket = path.join(folder, 'nbd.sock');
+	const daemon = await StorageDaemon.start(socket, {whenKilled: 'die'});
 	undo.defer(() => daemon.kill());
 	const disks = stored.map((disk, index): ServedDisk => ({
 		...{disk, file: path.join(point.folder, disk.file), exportName: `disk${index}`},
@@ -70,7 +70,7 @@ export async function servePoint(
 	}
 	const owned = undo.move();
 	return {
-		...{point, machine, disks, address, died: daemon.died},
+		...{point, machine, disks, socket, died: daemon.died},
 		[Symbol.asyncDispose]: () => owned.disposeAsync(),
 	};
 }

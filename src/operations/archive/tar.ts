@@ -1,8 +1,14 @@
 import {imageStem} from '../../repository/layout.ts';
 import {formatDocument} from '../../repository/document.ts';
 import type {VmaOutput} from '../../vma/output.ts';
-import type {DiskPart} from './export-point.ts';
 import type {ServedDisk, ServedPoint} from './open-point.ts';
+
+/** A part of a disk; without bytes it is zeroes. The bytes are valid until the next part is asked for. */
+export interface DiskPart {
+	readonly offset: number;
+	readonly length: number;
+	readonly bytes: Buffer | undefined;
+}
 
 const BLOCK_BYTES = 512;
 const ZEROES = Buffer.alloc(1024 * 1024);
