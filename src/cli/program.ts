@@ -37,6 +37,7 @@ const COMMANDS: readonly CommandEntry[] = [
 	['protect <point>', 'Keep a point whatever the rules say', () => import('./commands/protect.ts')],
 	['unprotect <point>', 'Let the rules apply to a point again', () => import('./commands/unprotect.ts')],
 	['restore <point>', 'Bring the disks of a point back', () => import('./commands/restore.ts')],
+	['serve <source>', 'Serve a point or an archive over NBD', () => import('./commands/serve.ts')],
 	['freeze [vm..]', "Freeze a guest's file systems, also around a command", () => import('./commands/freeze.ts')],
 	['revert <snapshot>', 'Bring a VM back to a snapshot', () => import('./commands/revert.ts')],
 	['commit [vm]', 'Merge overlays of disks into what they lie on', () => import('./commands/commit.ts')],

@@ -17,13 +17,18 @@ export const TLS_OPTIONS = ['tls-cert', 'tls-key', 'tls-client-ca', 'tls-psk'] a
 /** For what serves NBD clients. */
 export function tlsOptions<Options>(yargs: Argv<Options>): Argv<Options & TlsOptions> {
 	return yargs
-		.option('tls-cert', {type: 'string', describe: 'Demand TLS, with this certificate (PEM)'})
-		.option('tls-key', {type: 'string', describe: 'The private key of --tls-cert (PEM)'})
+		.option('tls-cert', {type: 'string', describe: 'Demand TLS, with this certificate (PEM)', group: 'TLS:'})
+		.option('tls-key', {type: 'string', describe: 'The private key of --tls-cert (PEM)', group: 'TLS:'})
 		.option('tls-client-ca', {
 			type: 'string',
 			describe: 'Let in only clients with a certificate of this authority (PEM)',
+			group: 'TLS:',
 		})
-		.option('tls-psk', {type: 'string', describe: 'Demand TLS, with the keys of this file, a NAME:HEX each line'});
+		.option('tls-psk', {
+			type: 'string',
+			describe: 'Demand TLS, with the keys of this file, a NAME:HEX each line',
+			group: 'TLS:',
+		});
 }
 
 /** Reads the files. Throws if disks would go over a network in the clear. */
@@ -51,9 +56,13 @@ export async function tlsOf(
 /** A file as `psktool` of GnuTLS makes it. */
 async function pskOf(file: string): Promise<NamedTls> {
 	const keys = new Map<string, Buffer>();
-	for (const line of (await read('--tls-psk', file)).split('\n').filter(text => text.trim() !== '')) {
+	for (const [index, line] of (await read('--tls-psk', file)).split('\n').entries()) {
+		if (line.trim() === '' || line.startsWith('#')) continue;
 		const {name, key} = /^(?<name>[^:]+):(?<key>(?:[0-9a-f]{2})+)\s*$/i.exec(line)?.groups ?? {};
-		if (name === undefined || key === undefined) throw new UsageError(`--tls-psk: a line of ${file} is not NAME:HEX`);
+		// The line itself is not told: it has a secret.
+		if (name === undefined || key === undefined) {
+			throw new UsageError(`--tls-psk: line ${index + 1} of ${file} is not NAME:HEX`);
+		}
 		keys.set(name, Buffer.from(key, 'hex'));
 	}
 	const [identity] = keys.keys();

@@ -102,6 +102,8 @@ export class StorageDaemon {
 			readonly record?: RecordMessage | undefined;
 			/** If we are killed: by default it goes on, for a guest may be writing to it. `close`: in order, with its images. */
 			readonly whenKilled?: 'die' | 'close' | undefined;
+			/** Who may connect: whom the folder lets in, or nobody but our own user. */
+			readonly access?: 'by-folder' | 'own-user' | undefined;
 		} = {},
 	): Promise<StorageDaemon> {
 		// On the command line, because it is then there before anything can be asked of the daemon.
@@ -111,11 +113,18 @@ export class StorageDaemon {
 			options.whenKilled === undefined
 				? ([PROGRAM, argv] as const)
 				: await dyingWithUs(PROGRAM, argv, options.whenKilled === 'die' ? 'KILL' : 'TERM');
-		const child = spawn(program, args, {
-			stdio: ['ignore', 'ignore', 'pipe', 'pipe'],
-			// Ctrl-C is for us: jobs that write to the daemon are cancelled first.
-			detached: true,
-		});
+		// The child gets it at once, so that nothing else is made with this mask.
+		const mask = options.access === 'own-user' ? process.umask(0o177) : undefined;
+		let child: ChildProcess;
+		try {
+			child = spawn(program, args, {
+				stdio: ['ignore', 'ignore', 'pipe', 'pipe'],
+				// Ctrl-C is for us: jobs that write to the daemon are cancelled first.
+				detached: true,
+			});
+		} finally {
+			if (mask !== undefined) process.umask(mask);
+		}
 		const said = keepTail(child.stderr as Readable);
 		try {
 			await once(child, 'spawn');

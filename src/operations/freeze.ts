@@ -34,14 +34,6 @@ export interface CommandRequest extends FreezeRequest {
 	readonly commandOutput: 'stdout' | 'stderr';
 }
 
-/** What {@link runCommand} goes by. */
-export interface CommandLimits extends Pick<CommandRequest, 'holdMs' | 'signal' | 'commandOutput'> {
-	/** Beside our own. */
-	readonly environment?: Readonly<Record<string, string>> | undefined;
-	/** What it may not outlast, in words. */
-	readonly meanwhile?: string | undefined;
-}
-
 export interface LastingFreeze {
 	readonly fileSystems: number;
 	/** RFC 3339: when the guard thaws the guest, if nobody has. */
@@ -136,7 +128,17 @@ async function withQuiescerOf<Value>(
 	}
 }
 
-/** With our own standard streams, and for `holdMs` at the most. Returns its exit status. */
+/** How a program is run with our own standard streams. */
+export interface CommandLimits extends Pick<CommandRequest, 'signal' | 'commandOutput'> {
+	/** For how long at the most; undefined for as long as it likes. */
+	readonly holdMs?: number | undefined;
+	/** What it may not outlast, in words. */
+	readonly meanwhile?: string | undefined;
+	/** Besides our own. */
+	readonly environment?: Readonly<Record<string, string>> | undefined;
+}
+
+/** With our own standard streams. Returns its exit status. */
 export async function runCommand(
 	{holdMs, signal, commandOutput, environment = {}, meanwhile = 'the guest was frozen'}: CommandLimits,
 	[program, ...args]: Command,
@@ -154,9 +156,12 @@ export async function runCommand(
 	const onAbort = (): void => {
 		end(signal.reason);
 	};
-	const timer = setTimeout(() => {
-		end(new QuiesceError('FAILED', `${program} ran longer than ${holdMs / 1000} s while ${meanwhile}`));
-	}, holdMs);
+	const timer =
+		holdMs === undefined
+			? undefined
+			: setTimeout(() => {
+					end(new QuiesceError('FAILED', `${program} ran longer than ${holdMs / 1000} s while ${meanwhile}`));
+				}, holdMs);
 	signal.addEventListener('abort', onAbort, {once: true});
 	try {
 		const [code, name] = (await exit) as [number | null, NodeJS.Signals | null];

@@ -21,6 +21,7 @@ const PAGE_OF: Readonly<Record<string, string>> = {
 	'protect': 'docs/prune.md',
 	'unprotect': 'docs/prune.md',
 	'restore': 'docs/restore.md',
+	'serve': 'docs/serve.md',
 	'snapshot create': 'docs/snapshot.md',
 	'snapshot list': 'docs/snapshot.md',
 	'snapshot delete': 'docs/snapshot.md',

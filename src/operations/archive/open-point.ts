@@ -1,5 +1,3 @@
-import fs from 'node:fs/promises';
-import os from 'node:os';
 import path from 'node:path';
 import {UsageError} from '../../errors.ts';
 import {StorageDaemon} from '../../images/storage-daemon.ts';
@@ -8,6 +6,8 @@ import type {PointManifest, StoredDisk} from '../../repository/manifest.ts';
 import {type Point, readMachine, resolvePoint} from '../../repository/points.ts';
 import {openRepository} from '../../repository/repository.ts';
 import {requireSound} from '../../repository/require-sound.ts';
+import {socketIn} from '../../sink/nbd-socket.ts';
+import {beginRun} from '../run.ts';
 
 export interface PointChoice {
 	readonly repository: string;
@@ -57,9 +57,9 @@ export async function servePoint(
 	await requireSound(await openRepository(choice.repository), point, names, {signal, onProgress});
 	const machine = await readMachine(point);
 	await using undo = new AsyncDisposableStack();
-	const folder = await fs.mkdtemp(path.join(os.tmpdir(), 'quiesce-'));
-	undo.defer(() => fs.rm(folder, {recursive: true, force: true}));
-	const socket = path.join(folder, 'nbd.sock');
+	const run = await beginRun(`reading ${choice.vm} since ${new Date().toISOString()}`);
+	undo.defer(() => run.end());
+	const socket = socketIn(run.folder);
 	const daemon = await StorageDaemon.start(socket, {whenKilled: 'die'});
 	undo.defer(() => daemon.kill());
 	const disks = stored.map((disk, index): ServedDisk => ({

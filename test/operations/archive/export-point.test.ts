@@ -1,16 +1,21 @@
 import {execFileSync} from 'node:child_process';
 import fs from 'node:fs';
 import path from 'node:path';
-import {expect, test} from 'vitest';
+import {beforeEach, expect, test} from 'vitest';
 import {exportPoint, type ExportPointRequest} from '../../../src/operations/archive/export-point.ts';
 import {listArchive} from '../../../src/operations/archive/list-archive.ts';
 import {tarHeader} from '../../../src/operations/archive/tar.ts';
 import type {Point} from '../../../src/repository/points.ts';
 import {openOrCreateRepository} from '../../../src/repository/repository.ts';
+import {ownRuntimeFolder} from '../../jobs/bare-vm.ts';
 import {collect} from '../../jobs/collect.ts';
 import {corrupt, machine, qemuImg, temporaryFolder} from '../../repository/fixture.ts';
 import {PointChain} from '../../repository/point-chain.ts';
 import {expectArchived} from './exporting.ts';
+
+beforeEach(() => {
+	ownRuntimeFolder();
+});
 
 const signal = new AbortController().signal;
 
