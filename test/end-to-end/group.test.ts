@@ -107,41 +107,6 @@ test('two writing guests are frozen, then cut, then thawed, and what one had cau
 	expect(listed.stdout.match(/^ {2}of group shop: 2 VMs cut within [\d.]+ m?s$/gm)).toHaveLength(2);
 });
 
-test('snapshots of two writing guests are of one instant, and what one had caused in the other is in none alone', async () => {
-	const writers = writeInTurn();
-	const create = ['snapshot', 'create', ...members(), '--group', 'shop', '--name', 'one', '--quiesce', 'require'];
-	const ended = await runQuiesce([...create, '--json']);
-	await writers.stop();
-	expect(ended).toMatchObject({code: 0});
-	const {group, snapshots} = lastOf(ended) as unknown as {
-		group: {skew_seconds: number};
-		snapshots: {folder: string}[];
-	};
-	expect(group.skew_seconds).toBeLessThan(2);
-	const turns = new Map<string, number>();
-	for (const snapshot of snapshots) {
-		const manifest = JSON.parse(await readFile(join(snapshot.folder, 'snapshot.json'), 'utf8')) as SnapshotManifest;
-		expect(manifest).toMatchObject({consistency: 'quiesced', freeze: {fileSystems: 2}, warnings: []});
-		const disks: string[] = [];
-		for (const {base} of manifest.disks) {
-			const raw = folder.new('base');
-			await output('qemu-img', ['convert', '-U', '-f', base.format, '-O', 'raw', base.file, raw]);
-			disks.push(raw);
-		}
-		await expectOneInstant(disks);
-		turns.set(manifest.vm, Number(await output('debugfs', ['-R', 'cat /turn', disks[0] ?? ''])));
-	}
-	const [first = 0, second = 0] = [turns.get(web.name), turns.get(db.name)];
-	expect(first - second).toBeOneOf([0, 1]);
-	for (const {name, qmpPath} of [web, db]) {
-		const listed = await runQuiesce(['snapshot', 'list', '--qmp', qmpPath]);
-		expect(listed.stdout, name).toMatch(/^ {2}of group shop: 2 VMs cut within [\d.]+ m?s/m);
-	}
-	for (const {qmpPath} of [web, db]) {
-		expect(await runQuiesce(['snapshot', 'delete', '--qmp', qmpPath, 'one'])).toMatchObject({code: 0});
-	}
-});
-
 /** Of each step the last one of all comes before the first one of the next. */
 function expectInStep(transcript: string): void {
 	const lines = transcript.split('\n');
@@ -209,6 +174,42 @@ test('a guest does not stay frozen for another one whose freeze takes too long',
 	}
 	for (const guest of [web, db]) await expectThawed(guest, 8_000);
 	for (const guest of [web, db]) await expectNothingLeft(guest, repository);
+});
+
+// A disk may lie on the overlay after that, so nothing that counts nodes can follow.
+test('snapshots of two writing guests are of one instant, and what one had caused in the other is in none alone', async () => {
+	const writers = writeInTurn();
+	const create = ['snapshot', 'create', ...members(), '--group', 'shop', '--name', 'one', '--quiesce', 'require'];
+	const ended = await runQuiesce([...create, '--json']);
+	await writers.stop();
+	expect(ended).toMatchObject({code: 0});
+	const {group, snapshots} = lastOf(ended) as unknown as {
+		group: {skew_seconds: number};
+		snapshots: {folder: string}[];
+	};
+	expect(group.skew_seconds).toBeLessThan(2);
+	const turns = new Map<string, number>();
+	for (const snapshot of snapshots) {
+		const manifest = JSON.parse(await readFile(join(snapshot.folder, 'snapshot.json'), 'utf8')) as SnapshotManifest;
+		expect(manifest).toMatchObject({consistency: 'quiesced', freeze: {fileSystems: 2}, warnings: []});
+		const disks: string[] = [];
+		for (const {base} of manifest.disks) {
+			const raw = folder.new('base');
+			await output('qemu-img', ['convert', '-U', '-f', base.format, '-O', 'raw', base.file, raw]);
+			disks.push(raw);
+		}
+		await expectOneInstant(disks);
+		turns.set(manifest.vm, Number(await output('debugfs', ['-R', 'cat /turn', disks[0] ?? ''])));
+	}
+	const [first = 0, second = 0] = [turns.get(web.name), turns.get(db.name)];
+	expect(first - second).toBeOneOf([0, 1]);
+	for (const {name, qmpPath} of [web, db]) {
+		const listed = await runQuiesce(['snapshot', 'list', '--qmp', qmpPath]);
+		expect(listed.stdout, name).toMatch(/^ {2}of group shop: 2 VMs cut within [\d.]+ m?s/m);
+	}
+	for (const {qmpPath} of [web, db]) {
+		expect(await runQuiesce(['snapshot', 'delete', '--qmp', qmpPath, 'one'])).toMatchObject({code: 0});
+	}
 });
 
 test.each(['the program', 'the QEMU of the other one'])(
