@@ -4,7 +4,7 @@ import {expectSurvival, SAMPLE_MS} from './sample.ts';
 import {backup} from './scenarios/backup.ts';
 
 /** The others are left to `npm run faults`: the tests as a whole are to end within twenty minutes. */
-const FAULTS = faultsNamed('cut-monitor', 'power-cut', 'kill-qemu', 'target-full', 'other-tool', 'second-run');
+const FAULTS = faultsNamed('cut-monitor', 'power-cut', 'kill-qemu', 'target-full');
 
 test('a fleecing backup survives what happens around it where most is at stake', {timeout: SAMPLE_MS}, async () => {
 	await expectSurvival([backup('fleece')], FAULTS);
