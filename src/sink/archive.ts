@@ -56,7 +56,8 @@ export async function openArchiveSink({qmp, run, folder, disks, writer, qemuUid}
 	};
 	try {
 		await giveTo(qemuUid, folder, socket);
-		for (const [index, node] of targets.entries()) await addNbdNode(qmp, node, {socket, export: `disk${index}`}, '');
+		for (const [index, node] of targets.entries())
+			await addNbdNode(qmp, node, {of: 'the archive', socket, export: `disk${index}`});
 	} catch (error) {
 		await stopAll();
 		throw error;

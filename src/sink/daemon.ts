@@ -38,7 +38,12 @@ export async function openDaemonSink(context: SinkContext): Promise<Sink> {
 		await giveTo(context.qemuUid, folder, socket);
 		for (const [disk, image] of images) {
 			await daemon.serve(image);
-			await addNbdNode(qmp, objectName(run, disk, 'target'), {socket, export: image.name}, INSTEAD);
+			await addNbdNode(
+				qmp,
+				objectName(run, disk, 'target'),
+				{of: 'the storage daemon', socket, export: image.name},
+				INSTEAD,
+			);
 		}
 	} catch (error) {
 		await stopAll();

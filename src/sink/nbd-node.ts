@@ -5,6 +5,8 @@ import type {QmpConnection} from '../qmp/connection.ts';
 
 /** A server of ours, and one of its exports. */
 interface ServedExport {
+	/** In words: what it belongs to. */
+	readonly of: string;
 	readonly socket: string;
 	readonly export: string;
 }
@@ -13,15 +15,15 @@ interface ServedExport {
 export async function addNbdNode(
 	qmp: QmpConnection,
 	node: string,
-	{socket, export: exported}: ServedExport,
-	instead: string,
+	{of, socket, export: exported}: ServedExport,
+	instead = '',
 ): Promise<void> {
 	const server = {type: 'unix', path: socket} as const;
 	await qmp
 		.execute('blockdev-add', {'driver': 'nbd', 'node-name': node, server, 'export': exported})
 		.catch((cause: unknown) => {
 			if (!(cause instanceof QmpCommandError)) throw cause;
-			throw new QuiesceError('REFUSED', `QEMU cannot write to a socket of ours: ${cause.message}`, {
+			throw new QuiesceError('REFUSED', `QEMU cannot write to ${of}: ${cause.message}`, {
 				cause,
 				hint:
 					'QEMU must be able to open a socket in the runtime folder: a container or a security module may forbid it.' +
