@@ -1,6 +1,7 @@
 import yargs, {type Argv, type CommandModule} from 'yargs';
 import {UsageError} from '../errors.ts';
 import {programVersion} from '../version.ts';
+import {STDIN} from './archive/archive-name.ts';
 import {LOG_LEVELS} from './log.ts';
 import {printError} from './run-command.ts';
 
@@ -57,7 +58,7 @@ export async function runProgram(argv: readonly string[]): Promise<void> {
 	try {
 		// yargs does not tell an empty command from none, as a script's empty variable makes one.
 		if (argv.at(-1) === '--') throw new UsageError('no command is named after --');
-		await parser(withImpliedValues(argv)).parseAsync();
+		await parser(asYargsReads(argv)).parseAsync();
 	} catch (error) {
 		// What follows is for the command that it runs.
 		const own = argv.includes('--') ? argv.slice(0, argv.indexOf('--')) : argv;
@@ -65,10 +66,17 @@ export async function runProgram(argv: readonly string[]): Promise<void> {
 	}
 }
 
-/** yargs would take the next word, such as the name of a VM, for the value of an option that may stand alone. */
-function withImpliedValues(argv: readonly string[]): string[] {
+/**
+ * yargs would take the next word, such as the name of a VM, for the value of an option that may stand alone. And of a lone dash
+ * it makes an empty word, unless that is the value of an option.
+ */
+function asYargsReads(argv: readonly string[]): string[] {
 	const end = argv.includes('--') ? argv.indexOf('--') : argv.length;
-	return argv.map((word, at) => (word === '--memory' && at < end ? '--memory=live' : word));
+	return argv.map((word, at) => {
+		if (at >= end) return word;
+		if (word === '--memory') return '--memory=live';
+		return word === '-' && !['-o', '--output'].includes(argv[at - 1] ?? '') ? STDIN : word;
+	});
 }
 
 function parser(argv: readonly string[]): Argv {

@@ -9,7 +9,7 @@ import {afterAll, afterEach} from 'vitest';
 
 export interface RunOptions {
 	readonly env?: Readonly<Record<string, string | undefined>>;
-	readonly input?: string;
+	readonly input?: string | Uint8Array;
 	readonly cwd?: string;
 	/** Program and arguments that start the program, such as `setpriv` with its options. */
 	readonly under?: readonly string[];
