@@ -1,5 +1,6 @@
-import type {BackupMessage, BackupPlan, CutRecord, PlannedDisk} from '../operations/backup-messages.ts';
+import type {BackupMessage, BackupPlan, PlannedDisk} from '../operations/backup-messages.ts';
 import {kindOf, type PointManifest} from '../repository/manifest.ts';
+import {printCut} from './cut-printer.ts';
 import {printable} from './printable.ts';
 import {openPrinter, type Printer} from './printer.ts';
 import type {ProgressView} from './progress-lines.ts';
@@ -15,19 +16,12 @@ export function backupPrinter(output: {readonly json: boolean; readonly quiet: b
 export function printWords(message: BackupMessage, view: ProgressView, named = false): void {
 	switch (message.kind) {
 		case 'recovered':
-			view.warn(`${styled('yellow', 'recovered:')} ${printable(message.text)}`);
-			break;
 		case 'warning':
-			view.warn(`${styled('yellow', 'warning:')} ${printable(message.text)}`);
+		case 'cut':
+			printCut(message, view);
 			break;
 		case 'planned':
 			for (const line of planLines(message.plan, named)) view.note(line);
-			break;
-		case 'cut':
-			view.note(cutLine(message));
-			if (message.degraded !== undefined) {
-				view.warn(`${styled('yellow', 'warning:')} crash-consistent only: ${printable(message.degraded)}`);
-			}
 			break;
 		case 'progress':
 			view.show(message.disks.map(({disk, doneBytes, totalBytes}) => ({name: disk, doneBytes, totalBytes})));
@@ -65,22 +59,6 @@ export function reasonLines(disks: readonly Pick<PlannedDisk, 'name' | 'kind' | 
 		({kind, reason}) => `${kind}, because ${reason ?? ''}`,
 	);
 	return Array.from(groups, ([words, group]) => `${group.map(({name}) => name).join(', ')}: ${words}`);
-}
-
-export function cutLine({consistency, freeze, standstill}: CutRecord): string {
-	const stood = standstill ? `; ${standstillWords(standstill)}` : '';
-	if (!freeze) return `cut: ${consistency}${stood}`;
-	const {fileSystems, freezeSeconds, heldSeconds, thawSeconds} = freeze;
-	const times = [freezeSeconds, heldSeconds, thawSeconds].map(formatSeconds);
-	return (
-		`cut: ${consistency}; ${countOf(fileSystems, 'file system')} frozen ` +
-		`(freeze ${times[0] ?? ''}, held ${times[1] ?? ''}, thaw ${times[2] ?? ''})${stood}`
-	);
-}
-
-/** `the disks stood still for 4.2 ms` */
-export function standstillWords({of, seconds}: NonNullable<PointManifest['standstill']>): string {
-	return `${of === 'vm' ? 'the VM was paused' : 'the disks stood still'} for ${formatSeconds(seconds)}`;
 }
 
 function reportLines(manifest: PointManifest): string[] {

@@ -1,5 +1,5 @@
 import type {ExportedArchive, ExportMessage} from '../operations/archive/export-messages.ts';
-import {cutLine} from './backup-printer.ts';
+import {printCut} from './cut-printer.ts';
 import {printable} from './printable.ts';
 import {openPrinter, type Printer} from './printer.ts';
 import type {ProgressView} from './progress-lines.ts';
@@ -20,10 +20,9 @@ export function exportPrinter(
 function printWords(message: ExportMessage, view: ProgressView): void {
 	switch (message.kind) {
 		case 'recovered':
-			view.warn(`${styled('yellow', 'recovered:')} ${printable(message.text)}`);
-			break;
 		case 'warning':
-			view.warn(`${styled('yellow', 'warning:')} ${printable(message.text)}`);
+		case 'cut':
+			printCut(message, view);
 			break;
 		case 'planned': {
 			const {vm, disks, skipped, method, quiesce, compression} = message;
@@ -36,12 +35,6 @@ function printWords(message: ExportMessage, view: ProgressView): void {
 		}
 		case 'checking':
 			view.show([{name: 'checking', doneBytes: message.bytesRead, totalBytes: message.bytesTotal}]);
-			break;
-		case 'cut':
-			view.note(cutLine(message));
-			if (message.degraded !== undefined) {
-				view.warn(`${styled('yellow', 'warning:')} crash-consistent only: ${printable(message.degraded)}`);
-			}
 			break;
 		case 'progress':
 			view.show(message.disks.map(({disk, doneBytes, totalBytes}) => ({name: disk, doneBytes, totalBytes})));

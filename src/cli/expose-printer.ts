@@ -1,9 +1,9 @@
 import type {ExposeMessage} from '../operations/expose/expose-messages.ts';
-import {cutLine} from './backup-printer.ts';
+import {printCut} from './cut-printer.ts';
 import {printable} from './printable.ts';
 import {openPrinter, type Printer} from './printer.ts';
 import {formatBytes} from './quantities.ts';
-import {printNote, printResult, styled} from './terminal.ts';
+import {printNote, printResult} from './terminal.ts';
 
 /** JSON lines on stdout; or words on stderr and, where no command is to run, the URIs on stdout. */
 export function exposePrinter(
@@ -13,16 +13,9 @@ export function exposePrinter(
 	return openPrinter(output, (message, view) => {
 		switch (message.kind) {
 			case 'recovered':
-				view.warn(`${styled('yellow', 'recovered:')} ${printable(message.text)}`);
-				break;
 			case 'warning':
-				view.warn(`${styled('yellow', 'warning:')} ${printable(message.text)}`);
-				break;
 			case 'cut':
-				view.note(cutLine(message));
-				if (message.degraded !== undefined) {
-					view.warn(`${styled('yellow', 'warning:')} crash-consistent only: ${printable(message.degraded)}`);
-				}
+				printCut(message, view);
 				break;
 			case 'exposed':
 				for (const {disk, sizeBytes, changes, changedBytes} of message.exports) {

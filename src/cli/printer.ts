@@ -1,6 +1,7 @@
 import {lastValueFrom, type Observable, tap} from 'rxjs';
 import {toJson} from './json.ts';
 import {openProgressView, type ProgressView} from './progress-lines.ts';
+import type {CommandContext} from './run-command.ts';
 import {printResult} from './terminal.ts';
 
 export interface Printer<Message> {
@@ -46,4 +47,18 @@ export async function printAll<Message>(
 	} finally {
 		printer.end();
 	}
+}
+
+/** The same, and logs all but progress. */
+export function printAndLog<Message extends {readonly kind: string}>(
+	messages$: Observable<Message>,
+	printer: Printer<Message>,
+	{log}: Pick<CommandContext, 'log'>,
+): Promise<Message | undefined> {
+	const logged$ = messages$.pipe(
+		tap(message => {
+			if (message.kind !== 'progress') log.info(message.kind, {message});
+		}),
+	);
+	return printAll(logged$, printer);
 }

@@ -1,6 +1,6 @@
 import type {SnapshotMessage} from '../operations/snapshot-messages.ts';
 import type {SnapshotManifest} from '../snapshots/manifest.ts';
-import {cutLine} from './backup-printer.ts';
+import {printCut} from './cut-printer.ts';
 import {printable} from './printable.ts';
 import {openPrinter, type Printer} from './printer.ts';
 import type {ProgressView} from './progress-lines.ts';
@@ -19,10 +19,9 @@ export function printWords(message: SnapshotMessage, view: ProgressView, named =
 	};
 	switch (message.kind) {
 		case 'recovered':
-			view.warn(`${styled('yellow', 'recovered:')} ${printable(message.text)}`);
-			break;
 		case 'warning':
-			view.warn(`${styled('yellow', 'warning:')} ${printable(message.text)}`);
+		case 'cut':
+			printCut(message, view);
 			break;
 		case 'progress':
 			view.show([{name: 'memory', doneBytes: message.doneBytes, totalBytes: message.totalBytes}]);
@@ -39,12 +38,6 @@ export function printWords(message: SnapshotMessage, view: ProgressView, named =
 			for (const {name, reason} of skipped) note(printable(`  not ${name}: ${reason}`));
 			break;
 		}
-		case 'cut':
-			note(cutLine(message));
-			if (message.degraded !== undefined) {
-				view.warn(`${styled('yellow', 'warning:')} crash-consistent only: ${printable(message.degraded)}`);
-			}
-			break;
 		case 'finished':
 			for (const line of whereLines(message.manifest)) note(line);
 			printResult(printable(named ? `${message.manifest.vm}@${message.manifest.name}` : message.manifest.name));

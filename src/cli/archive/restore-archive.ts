@@ -1,13 +1,15 @@
 import {UsageError} from '../../errors.ts';
 import type {ArchiveSource} from '../../operations/archive/archive-source.ts';
 import {restoreArchive, type RestoreArchiveMessage} from '../../operations/archive/restore-archive.ts';
-import {bootCommand, formatBootCommand} from '../../operations/boot-command.ts';
+import {bootCommand} from '../../operations/boot-command.ts';
+import {printBoot} from '../boot-printer.ts';
 import {toJson} from '../json.ts';
 import {printable} from '../printable.ts';
 import {openPrinter, printAll, type Printer, printMessage} from '../printer.ts';
 import type {ProgressView} from '../progress-lines.ts';
 import type {CommandContext} from '../run-command.ts';
-import {printNote, printResult} from '../terminal.ts';
+import {printResult} from '../terminal.ts';
+import {NO_INDEX, showArchive} from './archive-view.ts';
 
 export async function restoreNamedArchive(
 	source: ArchiveSource,
@@ -22,7 +24,11 @@ export async function restoreNamedArchive(
 }
 
 function printerFor(context: CommandContext): Printer<RestoreArchiveMessage> {
-	if (!context.json) return openPrinter(context, printWords);
+	if (!context.json) {
+		return openPrinter(context, (message, view) => {
+			printWords(message, view, context.quiet);
+		});
+	}
 	return {
 		print: message => {
 			if (message.kind === 'finished') printResult(toJson({messageType: 'summary', ...message, boot: bootOf(message)}));
@@ -32,24 +38,19 @@ function printerFor(context: CommandContext): Printer<RestoreArchiveMessage> {
 	};
 }
 
-function printWords(message: RestoreArchiveMessage, view: ProgressView): void {
+function printWords(message: RestoreArchiveMessage, view: ProgressView, quiet: boolean): void {
 	switch (message.kind) {
 		case 'started':
-			if (message.checked === 'not-at-all') view.warn('there is no index, so the data is compared with nothing');
+			if (message.checked === 'not-at-all') view.warn(NO_INDEX);
 			break;
-		case 'progress': {
-			const {bytesRead, bytesTotal = bytesRead} = message;
-			view.show([{name: 'archive', doneBytes: bytesRead, totalBytes: bytesTotal}]);
+		case 'progress':
+			showArchive(message, view);
 			break;
-		}
 		case 'finished': {
 			for (const {disk, path} of message.disks) view.note(printable(`${disk}: ${path} (raw)`));
 			for (const file of message.configs) view.note(printable(file));
 			const boot = bootOf(message);
-			if (!boot) return;
-			for (const note of boot.notes) view.note(`note: ${printable(note)}`);
-			printNote('start it with:');
-			printResult(formatBootCommand(boot.argv));
+			if (boot) printBoot(boot, quiet);
 		}
 	}
 }

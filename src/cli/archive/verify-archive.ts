@@ -5,6 +5,7 @@ import {printable} from '../printable.ts';
 import {openPrinter, printAll} from '../printer.ts';
 import type {ProgressView} from '../progress-lines.ts';
 import {countOf, formatBytes} from '../quantities.ts';
+import {showArchive} from './archive-view.ts';
 import type {CommandContext} from '../run-command.ts';
 import {printResult} from '../terminal.ts';
 
@@ -16,8 +17,7 @@ export async function verifyNamedArchive(source: ArchiveSource, context: Command
 
 function printWords(message: VerifyArchiveMessage, view: ProgressView): void {
 	if (message.kind === 'progress') {
-		const {bytesRead, bytesTotal = bytesRead} = message;
-		view.show([{name: 'archive', doneBytes: bytesRead, totalBytes: bytesTotal}]);
+		showArchive(message, view);
 		return;
 	}
 	const {checked, clusters, bytesRead, problem} = message;

@@ -1,4 +1,4 @@
-import {type Observable, tap} from 'rxjs';
+import {tap} from 'rxjs';
 import type {Argv} from 'yargs';
 import {GREATEST_GRANULARITY, LEAST_GRANULARITY} from '../../block/granularity.ts';
 import {CUT_METHODS} from '../../cut/cut.ts';
@@ -6,27 +6,25 @@ import {UsageError} from '../../errors.ts';
 import {parseCopyCommand} from '../../images/copy-image.ts';
 import {backup} from '../../operations/backup.ts';
 import {backupGroup, type GroupBackupMessage} from '../../operations/backup-group.ts';
-import type {BackupMessage, BackupPlan, BackupRequest} from '../../operations/backup-messages.ts';
+import type {BackupPlan, BackupRequest} from '../../operations/backup-messages.ts';
 import type {WishedKind} from '../../operations/decide-copy.ts';
 import {type CopyWishes, LAYOUTS} from '../../operations/plan-copies.ts';
 import type {VmSockets} from '../../operations/vm-session.ts';
 import {backupPrinter, printWords} from '../backup-printer.ts';
+import {type CopyOptions, copyWishes} from '../copy-options.ts';
+import {type CutOptions, cutOptions, quiesceWishes} from '../cut-options.ts';
 import {type GroupOptions, groupOf, groupOptions, type NamedGroup, oneOf} from '../group-options.ts';
 import {groupDisks} from '../group-disks.ts';
 import {groupPrinter} from '../group-printer.ts';
 import {toJson} from '../json.ts';
-import {printAll, type Printer} from '../printer.ts';
-import {parseMaxStall} from '../max-stall.ts';
+import {printAndLog} from '../printer.ts';
 import {parseBytes, parseDuration} from '../quantities.ts';
 import {type RepositoryOption, repositoryOf, repositoryOption} from '../repository-options.ts';
 import {type OffOptions, offOptions, requireOn, vmOf} from '../off-options.ts';
 import {type CommandContext, type GlobalOptions, runCommand} from '../run-command.ts';
 import {printResult} from '../terminal.ts';
 
-interface Options extends GlobalOptions, GroupOptions, OffOptions, RepositoryOption {
-	readonly quiesce: BackupRequest['quiesce'];
-	readonly disk?: readonly string[];
-	readonly exclude?: readonly string[];
+interface Options extends GlobalOptions, GroupOptions, OffOptions, RepositoryOption, CutOptions, CopyOptions {
 	readonly compress: BackupRequest['compression'];
 	readonly sink: BackupRequest['sink'];
 	readonly method?: BackupRequest['method'];
@@ -37,28 +35,17 @@ interface Options extends GlobalOptions, GroupOptions, OffOptions, RepositoryOpt
 	readonly scratch?: string;
 	readonly copyCommand?: string;
 	readonly noHashes: boolean;
-	readonly maxStall: string;
-	readonly targetTimeout?: string;
-	readonly speed?: string;
-	readonly freezeTimeout: string;
 	readonly dryRun: boolean;
 }
 
 export function build(yargs: Argv): Argv {
-	return repositoryOption(offOptions(groupOptions(yargs)))
+	return cutOptions(repositoryOption(offOptions(groupOptions(yargs))))
 		.usage(
 			'$0 backup [VM…] -r FOLDER\n\nTakes a point of all disks of a VM. Of one that runs: cuts them at one instant, with the ' +
 				'file systems frozen, and copies them while the guest goes on: all that they hold, or where it can be proved ' +
 				'what has changed since an earlier point, that. Of one that is off: the same from its images. Prints VM@POINT. ' +
 				'Several VMs, with --group, are cut together.',
 		)
-		.option('quiesce', {
-			choices: ['require', 'try', 'never'] as const,
-			default: 'try',
-			describe: 'Whether to freeze the guest: fail if it cannot be, say so, or do not',
-		})
-		.option('disk', {type: 'string', array: true, nargs: 1, describe: 'Only this disk (may be repeated)'})
-		.option('exclude', {type: 'string', array: true, nargs: 1, describe: 'All disks but this one (may be repeated)'})
 		.option('compress', {choices: ['zstd', 'none'] as const, default: 'zstd', describe: 'How the copy is stored'})
 		.option('sink', {
 			choices: ['daemon', 'inline'] as const,
@@ -108,7 +95,6 @@ export function build(yargs: Argv): Argv {
 			describe: 'Fail when the target takes nothing for so long; default 10s for push, 5m for fleece',
 		})
 		.option('speed', {type: 'string', describe: 'At most so many bytes a second for each disk, such as 50M'})
-		.option('freeze-timeout', {type: 'string', default: '60s', describe: 'How long the freeze and its hooks may take'})
 		.option('dry-run', {type: 'boolean', default: false, describe: 'Say what would be done, and do nothing'})
 		.group(
 			[
@@ -151,7 +137,7 @@ async function takeOne(options: Options, context: CommandContext): Promise<void>
 		only: options.disk,
 		exclude: options.exclude,
 	};
-	const last = await follow(backup(request), backupPrinter(context), context);
+	const last = await printAndLog(backup(request), backupPrinter(context), context);
 	if (context.json && last?.kind === 'planned')
 		printResult(toJson({messageType: 'summary', dryRun: true, plan: last.plan}));
 }
@@ -173,29 +159,16 @@ async function takeGroup(
 			if (message.kind === 'planned') plans.push(message.plan);
 		}),
 	);
-	await follow<GroupBackupMessage>(planned$, groupPrinter(context, printWords), context);
+	await printAndLog<GroupBackupMessage>(planned$, groupPrinter(context, printWords), context);
 	if (context.json && options.dryRun) printResult(toJson({messageType: 'summary', dryRun: true, plans}));
-}
-
-/** Prints and logs what comes. Returns what came last. */
-function follow<Message extends BackupMessage | GroupBackupMessage>(
-	messages$: Observable<Message>,
-	printer: Printer<Message>,
-	{log}: CommandContext,
-): Promise<Message | undefined> {
-	const logged$ = messages$.pipe(
-		tap(message => {
-			if (message.kind !== 'progress') log.info(message.kind, {message});
-		}),
-	);
-	return printAll(logged$, printer);
 }
 
 function requestOf(options: Options, context: CommandContext): Omit<BackupRequest, 'sockets'> {
 	return {
 		...context,
 		repository: repositoryOf(options),
-		quiesce: options.quiesce,
+		...quiesceWishes(options),
+		...copyWishes(options),
 		method: options.method,
 		kind: options.kind,
 		fullEveryMs: options.fullEvery === undefined ? undefined : parseDuration(options.fullEvery, '--full-every'),
@@ -204,13 +177,8 @@ function requestOf(options: Options, context: CommandContext): Omit<BackupReques
 		scratch: options.scratch,
 		copyCommand: copyCommandOf(options),
 		hashes: hashesOf(options),
-		maxStallSeconds: parseMaxStall(options.maxStall),
-		targetTimeoutMs:
-			options.targetTimeout === undefined ? undefined : parseDuration(options.targetTimeout, '--target-timeout'),
 		compression: options.compress,
 		sink: options.sink,
-		speedBytesPerSecond: options.speed === undefined ? undefined : parseBytes(options.speed, '--speed'),
-		freezeTimeoutMs: parseDuration(options.freezeTimeout, '--freeze-timeout'),
 		dryRun: options.dryRun,
 	};
 }

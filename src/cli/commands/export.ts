@@ -6,34 +6,27 @@ import type {ArchiveTarget} from '../../operations/archive/archive-output.ts';
 import type {ArchiveWishes, ExportVmRequest} from '../../operations/archive/export-messages.ts';
 import {exportPoint, type ExportPointRequest, type PointFormat} from '../../operations/archive/export-point.ts';
 import {exportVm} from '../../operations/archive/export-vm.ts';
+import {type CopyOptions, copyWishes} from '../copy-options.ts';
+import {type CutOptions, cutOptions, quiesceWishes} from '../cut-options.ts';
 import {exportPrinter} from '../export-printer.ts';
 import {type OffOptions, offOptions, vmOf} from '../off-options.ts';
-import {parseMaxStall} from '../max-stall.ts';
 import {printAll} from '../printer.ts';
-import {parseBytes, parseDuration} from '../quantities.ts';
 import {parsePointName, type RepositoryOption, repositoryOf, repositoryOption} from '../repository-options.ts';
 import {type CommandContext, type GlobalOptions, runCommand} from '../run-command.ts';
 import {type VmOptions, vmOptions} from '../vm-options.ts';
 
-interface Options extends GlobalOptions, VmOptions, OffOptions, RepositoryOption {
+interface Options extends GlobalOptions, VmOptions, OffOptions, RepositoryOption, CutOptions, CopyOptions {
 	readonly output: string;
 	readonly compress?: ExportVmRequest['compression'];
 	readonly config?: string;
-	readonly quiesce: ExportVmRequest['quiesce'];
-	readonly disk?: readonly string[];
-	readonly exclude?: readonly string[];
 	readonly method?: ExportVmRequest['method'];
 	readonly scratch?: string;
-	readonly maxStall: string;
-	readonly targetTimeout?: string;
-	readonly speed?: string;
-	readonly freezeTimeout: string;
 	readonly dryRun: boolean;
 	readonly format: PointFormat;
 }
 
 export function build(yargs: Argv): Argv {
-	return repositoryOption(offOptions(vmOptions(yargs)))
+	return cutOptions(repositoryOption(offOptions(vmOptions(yargs))))
 		.usage(
 			'$0 export [VM] --output FILE\n$0 export VM@POINT --output FILE -r FOLDER\n\nWrites what the disks of a VM hold at one instant to one file, an archive in the format of Proxmox (VMA), ' +
 				'while the guest goes on. Nothing is copied anywhere else on the way. Or writes a point of a repository, for which no VM is needed.',
@@ -54,13 +47,6 @@ export function build(yargs: Argv): Argv {
 			describe: 'Default zstd where the name ends with .zst, and else none',
 		})
 		.option('config', {type: 'string', describe: 'A qemu-server.conf to put in, instead of one made of what is known'})
-		.option('quiesce', {
-			choices: ['require', 'try', 'never'] as const,
-			default: 'try',
-			describe: 'Whether to freeze the guest: fail if it cannot be, say so, or do not',
-		})
-		.option('disk', {type: 'string', array: true, nargs: 1, describe: 'Only this disk (may be repeated)'})
-		.option('exclude', {type: 'string', array: true, nargs: 1, describe: 'All disks but this one (may be repeated)'})
 		.option('method', {
 			choices: ['fleece', 'push'] as const,
 			describe:
@@ -80,7 +66,6 @@ export function build(yargs: Argv): Argv {
 			describe: 'Fail when the archive takes nothing for so long; default 10s for push, 5m for fleece',
 		})
 		.option('speed', {type: 'string', describe: 'At most so many bytes a second for each disk, such as 50M'})
-		.option('freeze-timeout', {type: 'string', default: '60s', describe: 'How long the freeze and its hooks may take'})
 		.option('dry-run', {type: 'boolean', default: false, describe: 'Say what would be done, and do nothing'})
 		.group(
 			[
@@ -143,16 +128,12 @@ async function requestOf(options: Options, context: CommandContext): Promise<Exp
 		...context,
 		sockets: await vmOf(options, options),
 		...(await wishesOf(options, context)),
-		quiesce: options.quiesce,
+		...quiesceWishes(options),
+		...copyWishes(options),
 		only: options.disk,
 		exclude: options.exclude,
 		method: options.method,
 		scratch: options.scratch,
-		maxStallSeconds: parseMaxStall(options.maxStall),
-		targetTimeoutMs:
-			options.targetTimeout === undefined ? undefined : parseDuration(options.targetTimeout, '--target-timeout'),
-		speedBytesPerSecond: options.speed === undefined ? undefined : parseBytes(options.speed, '--speed'),
-		freezeTimeoutMs: parseDuration(options.freezeTimeout, '--freeze-timeout'),
 		dryRun: options.dryRun,
 	};
 }

@@ -3,8 +3,9 @@ import {parseAddress} from '../../config/address.ts';
 import type {ExposeRequest} from '../../operations/expose/expose-messages.ts';
 import {expose} from '../../operations/expose/expose.ts';
 import {commandOf} from '../../operations/freeze.ts';
+import {parseMaxStall} from '../copy-options.ts';
+import {type CutOptions, cutOptions, quiesceWishes} from '../cut-options.ts';
 import {exposePrinter} from '../expose-printer.ts';
-import {parseMaxStall} from '../max-stall.ts';
 import {printAll} from '../printer.ts';
 import {parseDuration} from '../quantities.ts';
 import {repositoryOf, repositoryOption, type RepositoryOption} from '../repository-options.ts';
@@ -12,21 +13,17 @@ import {type CommandContext, type GlobalOptions, runCommand} from '../run-comman
 import {TLS_OPTIONS, tlsOf, type TlsOptions, tlsOptions} from '../tls-options.ts';
 import {socketsOf, type VmOptions, vmOptions} from '../vm-options.ts';
 
-interface Options extends GlobalOptions, VmOptions, RepositoryOption, TlsOptions {
+interface Options extends GlobalOptions, VmOptions, RepositoryOption, TlsOptions, CutOptions {
 	readonly 'listen'?: string;
 	readonly 'since'?: string;
-	readonly 'quiesce': ExposeRequest['quiesce'];
-	readonly 'disk'?: readonly string[];
-	readonly 'exclude'?: readonly string[];
 	readonly 'scratch'?: string;
 	readonly 'maxStall': string;
-	readonly 'freezeTimeout': string;
 	readonly 'deadline': string;
 	readonly '--'?: readonly string[];
 }
 
 export function build(yargs: Argv): Argv {
-	return tlsOptions(repositoryOption(vmOptions(yargs)))
+	return cutOptions(tlsOptions(repositoryOption(vmOptions(yargs))))
 		.usage(
 			'$0 expose [VM] [-- COMMAND…]\n\nShows what the disks of a VM hold at one instant, read-only over NBD, while the guest goes on. With a ' +
 				"COMMAND, runs it meanwhile and exits with the COMMAND's own status; without one, waits for Ctrl-C or SIGTERM.",
@@ -36,13 +33,6 @@ export function build(yargs: Argv): Argv {
 			describe: 'unix:/path or tcp:host:port; default a Unix socket that only this user can open',
 		})
 		.option('since', {type: 'string', describe: 'Show too what has changed since this point of the repository'})
-		.option('quiesce', {
-			choices: ['require', 'try', 'never'] as const,
-			default: 'try',
-			describe: 'Whether to freeze the guest: fail if it cannot be, say so, or do not',
-		})
-		.option('disk', {type: 'string', array: true, nargs: 1, describe: 'Only this disk (may be repeated)'})
-		.option('exclude', {type: 'string', array: true, nargs: 1, describe: 'All disks but this one (may be repeated)'})
 		.option('scratch', {
 			type: 'string',
 			describe: 'Where old data is kept that the guest overwrites, instead of beside the images: a local folder',
@@ -52,7 +42,6 @@ export function build(yargs: Argv): Argv {
 			default: '2s',
 			describe: 'How long a write of the guest may be held up, after which the exposure fails: 1s to 4s',
 		})
-		.option('freeze-timeout', {type: 'string', default: '60s', describe: 'How long the freeze and its hooks may take'})
 		.option('deadline', {type: 'string', default: '1h', describe: 'The longest time the disks may be exposed'})
 		.group(
 			[
@@ -82,12 +71,11 @@ async function requestOf(options: Options, context: CommandContext): Promise<Exp
 		tls: await tlsOf(options, listen),
 		sockets: await socketsOf(options),
 		since: options.since === undefined ? undefined : {point: options.since, repository: repositoryOf(options)},
-		quiesce: options.quiesce,
+		...quiesceWishes(options),
 		only: options.disk,
 		exclude: options.exclude,
 		scratch: options.scratch,
 		maxStallSeconds: parseMaxStall(options.maxStall),
-		freezeTimeoutMs: parseDuration(options.freezeTimeout, '--freeze-timeout'),
 		deadlineMs: parseDuration(options.deadline, '--deadline'),
 		command: command === undefined ? undefined : commandOf(command),
 		commandOutput: context.json ? 'stderr' : 'stdout',

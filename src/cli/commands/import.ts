@@ -2,6 +2,7 @@ import type {Argv} from 'yargs';
 import {UsageError} from '../../errors.ts';
 import {importArchive, type ImportMessage} from '../../operations/archive/import-archive.ts';
 import {archiveNamed} from '../archive/archive-name.ts';
+import {NO_INDEX, showArchive} from '../archive/archive-view.ts';
 import {printable} from '../printable.ts';
 import {openPrinter, printAll} from '../printer.ts';
 import type {ProgressView} from '../progress-lines.ts';
@@ -48,13 +49,11 @@ function printWords(message: ImportMessage, view: ProgressView): void {
 			break;
 		case 'started':
 			view.note(`importing ${printable(message.vm)}@${message.point}`);
-			if (message.checked === 'not-at-all') view.warn('there is no index, so the data is compared with nothing');
+			if (message.checked === 'not-at-all') view.warn(NO_INDEX);
 			break;
-		case 'progress': {
-			const {bytesRead, bytesTotal = bytesRead} = message;
-			view.show([{name: 'archive', doneBytes: bytesRead, totalBytes: bytesTotal}]);
+		case 'progress':
+			showArchive(message, view);
 			break;
-		}
 		case 'storing':
 			view.show([{name: message.disk, doneBytes: message.done * message.bytes, totalBytes: message.bytes}]);
 			break;

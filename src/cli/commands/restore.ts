@@ -1,17 +1,18 @@
 import {lastValueFrom, tap} from 'rxjs';
 import type {Argv} from 'yargs';
 import {UsageError} from '../../errors.ts';
-import {bootCommand, formatBootCommand} from '../../operations/boot-command.ts';
+import {bootCommand} from '../../operations/boot-command.ts';
 import {restore, type RestoreMessage} from '../../operations/restore.ts';
 import {isUnproved} from '../../repository/manifest.ts';
 import {archiveNamed} from '../archive/archive-name.ts';
 import {restoreNamedArchive} from '../archive/restore-archive.ts';
+import {printBoot} from '../boot-printer.ts';
 import {toJson} from '../json.ts';
 import {printable} from '../printable.ts';
 import {openProgressView, type ProgressView} from '../progress-lines.ts';
 import {parsePointName, type RepositoryOption, repositoryOf, repositoryOption} from '../repository-options.ts';
 import {type GlobalOptions, runCommand} from '../run-command.ts';
-import {printNote, printResult} from '../terminal.ts';
+import {printResult} from '../terminal.ts';
 
 interface Options extends GlobalOptions, RepositoryOption {
 	readonly point: string;
@@ -99,14 +100,8 @@ function printWords(message: RestoreMessage, view: ProgressView, quiet: boolean)
 		case 'restored':
 			view.note(`${printable(message.disk)}: ${message.path} (${message.format})`);
 			break;
-		case 'finished': {
-			const boot = bootOf(message);
-			if (!quiet) {
-				for (const note of boot.notes) printNote(`note: ${printable(note)}`);
-				printNote('start it with:');
-			}
-			printResult(formatBootCommand(boot.argv));
-		}
+		case 'finished':
+			printBoot(bootOf(message), quiet);
 	}
 }
 

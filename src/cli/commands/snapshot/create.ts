@@ -1,34 +1,30 @@
-import {type Observable, tap} from 'rxjs';
 import type {Argv} from 'yargs';
 import {UsageError} from '../../../errors.ts';
 import {MEMORY_MODES, type MemoryMode} from '../../../migration/save-memory.ts';
 import {createSnapshot} from '../../../operations/snapshot-create.ts';
 import {createSnapshotGroup, type GroupSnapshotMessage} from '../../../operations/snapshot-group.ts';
 import type {SnapshotRequest} from '../../../operations/snapshot-messages.ts';
+import {type CutOptions, cutOptions, quiesceWishes} from '../../cut-options.ts';
 import {groupDisks} from '../../group-disks.ts';
 import {groupOf, type GroupOptions, groupOptions} from '../../group-options.ts';
 import {groupPrinter} from '../../group-printer.ts';
-import {printAll, type Printer} from '../../printer.ts';
+import {printAndLog} from '../../printer.ts';
 import {parseDuration} from '../../quantities.ts';
 import {type CommandContext, type GlobalOptions, runCommand} from '../../run-command.ts';
 import {printWords, snapshotPrinter} from '../../snapshot-printer.ts';
 import {socketsOf} from '../../vm-options.ts';
 
-interface Options extends GlobalOptions, GroupOptions {
-	readonly quiesce: SnapshotRequest['quiesce'];
-	readonly disk?: readonly string[];
-	readonly exclude?: readonly string[];
+interface Options extends GlobalOptions, GroupOptions, CutOptions {
 	readonly internal: boolean;
 	readonly overlayTemplate?: string;
 	readonly folder?: string;
 	readonly memory?: MemoryMode;
 	readonly liveFor: string;
-	readonly freezeTimeout: string;
 	readonly dryRun: boolean;
 }
 
 export function build(yargs: Argv): Argv {
-	return groupOptions(yargs)
+	return cutOptions(groupOptions(yargs))
 		.usage(
 			'$0 snapshot create VM [NAME]\n$0 snapshot create VM… --group GROUP [--name NAME]\n\nFrom one instant on lets the guest write to new images over those that it has, which ' +
 				'then hold what its disks held: all at once, with the file systems frozen. Prints the name of the snapshot, and ' +
@@ -46,13 +42,6 @@ export function build(yargs: Argv): Argv {
 			describe: 'What to call a VM that has no name of its own; with --group, what to call the snapshots',
 			group: 'VM:',
 		})
-		.option('quiesce', {
-			choices: ['require', 'try', 'never'] as const,
-			default: 'try',
-			describe: 'Whether to freeze the guest: fail if it cannot be, say so, or do not',
-		})
-		.option('disk', {type: 'string', array: true, nargs: 1, describe: 'Only this disk (may be repeated)'})
-		.option('exclude', {type: 'string', array: true, nargs: 1, describe: 'All disks but this one (may be repeated)'})
 		.option('internal', {
 			type: 'boolean',
 			default: false,
@@ -78,7 +67,6 @@ export function build(yargs: Argv): Argv {
 			default: '2m',
 			describe: 'With --memory, pause the guest after so long, for what is left of its memory',
 		})
-		.option('freeze-timeout', {type: 'string', default: '60s', describe: 'How long the freeze and its hooks may take'})
 		.option('dry-run', {type: 'boolean', default: false, describe: 'Say what would be done, and do nothing'})
 		.group(
 			[
@@ -129,7 +117,7 @@ async function takeOne(options: Options, context: CommandContext): Promise<void>
 		only: options.disk,
 		exclude: options.exclude,
 	};
-	await follow(createSnapshot(request), snapshotPrinter(context), context);
+	await printAndLog(createSnapshot(request), snapshotPrinter(context), context);
 }
 
 async function takeGroup(options: Options, context: CommandContext): Promise<void> {
@@ -145,32 +133,18 @@ async function takeGroup(options: Options, context: CommandContext): Promise<voi
 		...{group: group.name, snapshot, members: new Map(requests)},
 		signal: context.signal,
 	});
-	await follow<GroupSnapshotMessage>(message$, groupPrinter(context, printWords), context);
-}
-
-async function follow<Message extends {readonly kind: string}>(
-	messages$: Observable<Message>,
-	printer: Printer<Message>,
-	{log}: CommandContext,
-): Promise<void> {
-	const logged$ = messages$.pipe(
-		tap(message => {
-			if (message.kind !== 'progress') log.info(message.kind, {message});
-		}),
-	);
-	await printAll(logged$, printer);
+	await printAndLog<GroupSnapshotMessage>(message$, groupPrinter(context, printWords), context);
 }
 
 function requestOf(options: Options, context: CommandContext): Omit<SnapshotRequest, 'sockets'> {
 	return {
 		...context,
 		kind: options.internal ? 'internal' : 'external',
-		quiesce: options.quiesce,
+		...quiesceWishes(options),
 		overlayTemplate: options.overlayTemplate,
 		folder: options.folder,
 		memory: options.memory,
 		liveMs: parseDuration(options.liveFor, '--live-for'),
-		freezeTimeoutMs: parseDuration(options.freezeTimeout, '--freeze-timeout'),
 		dryRun: options.dryRun,
 	};
 }
