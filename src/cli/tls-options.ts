@@ -1,9 +1,8 @@
 import fs from 'node:fs/promises';
 import path from 'node:path';
 import type {Argv} from 'yargs';
-import type {SocketAddress} from '../config/address.ts';
 import {UsageError} from '../errors.ts';
-import type {NamedTls} from '../operations/expose/expose-messages.ts';
+import type {NamedTls} from '../nbd/uri.ts';
 
 export interface TlsOptions {
 	readonly tlsCert?: string | undefined;
@@ -31,11 +30,8 @@ export function tlsOptions<Options>(yargs: Argv<Options>): Argv<Options & TlsOpt
 		});
 }
 
-/** Reads the files. Throws if disks would go over a network in the clear. */
-export async function tlsOf(
-	{tlsCert, tlsKey, tlsClientCa, tlsPsk}: TlsOptions,
-	listen: SocketAddress | undefined,
-): Promise<NamedTls | undefined> {
+/** Reads the files. */
+export async function tlsOf({tlsCert, tlsKey, tlsClientCa, tlsPsk}: TlsOptions): Promise<NamedTls | undefined> {
 	if ((tlsCert === undefined) !== (tlsKey === undefined)) throw new UsageError('--tls-cert and --tls-key go together');
 	if (tlsClientCa !== undefined && tlsCert === undefined) throw new UsageError('--tls-client-ca is for --tls-cert');
 	if (tlsPsk !== undefined && tlsCert !== undefined)
@@ -47,10 +43,7 @@ export async function tlsOf(
 		const certificate = await read('--tls-cert', tlsCert);
 		return {server: {kind: 'certificate', certificate, key: await read('--tls-key', tlsKey), ...clientAuthority}};
 	}
-	if (listen === undefined || 'unix' in listen) return undefined;
-	throw new UsageError('a TCP port shows the disks to everybody who can reach it, and in the clear', {
-		hint: 'Use TLS: --tls-cert and --tls-key with --tls-client-ca, or --tls-psk; or a Unix socket.',
-	});
+	return undefined;
 }
 
 /** A file as `psktool` of GnuTLS makes it. */

@@ -1,4 +1,3 @@
-import {QuiesceError} from '../errors.ts';
 import type {NbdClient} from './client.ts';
 import type {NbdExport} from './export.ts';
 import type {StatusExtent} from './protocol.ts';
@@ -13,8 +12,8 @@ export interface PassedOn {
 	readonly pieceBytes?: number | undefined;
 	/** Contexts that the limit is not for, by their new names. */
 	readonly wholeContexts?: ReadonlySet<string>;
-	/** Told when something could not be read, whyever. */
-	readonly failed: (error: unknown) => void;
+	/** Told when something could not be read, whyever; returns what readers are told. Without it they are told what it is. */
+	readonly failed?: (error: unknown) => Error;
 }
 
 /** An export that reads what a client reads. */
@@ -24,8 +23,7 @@ export function passOn(client: NbdClient, passed: PassedOn): NbdExport {
 		try {
 			return await work();
 		} catch (cause) {
-			failed(cause);
-			throw new QuiesceError('FAILED', 'the disk cannot be read as it was at the cut', {cause});
+			throw failed ? failed(cause) : cause;
 		}
 	};
 	return {

@@ -1,5 +1,7 @@
 import type net from 'node:net';
 import tls from 'node:tls';
+import type {SocketAddress} from '../config/address.ts';
+import {UsageError} from '../errors.ts';
 
 /** How a server shows who it is, and whom it lets in. Certificates and keys are in PEM. */
 export type ServerTls =
@@ -69,4 +71,12 @@ function clientOptions(options: ClientTls): tls.ConnectionOptions {
 	}
 	const {authority: ca, serverName: servername, certificate: cert, key} = options;
 	return {ca, servername, ...(cert !== undefined && {cert}), ...(key !== undefined && {key})};
+}
+
+/** Throws if a server would show disks over a network in the clear. */
+export function requireTlsOverTcp(address: SocketAddress | undefined, tls: object | undefined): void {
+	if (address === undefined || 'unix' in address || tls) return;
+	throw new UsageError('over TCP anybody could read the disks, without TLS', {
+		hint: 'Name a certificate with --tls-cert and --tls-key, or keys with --tls-psk; or serve on a Unix socket.',
+	});
 }

@@ -62,10 +62,7 @@ function point(
 	repository: Repository,
 ): Observable<BackupMessage> {
 	return withQuiescer(request, vm, guarded, (quiescer, whyNot) =>
-		concat(
-			(quiescer?.recovered ?? []).map(text => ({kind: 'recovered' as const, text})),
-			defer(() => prepare(request, vm, guarded, repository, quiescer, whyNot)).pipe(concatMap(point$ => point$)),
-		),
+		prepare(request, vm, guarded, repository, quiescer, whyNot),
 	);
 }
 

@@ -62,6 +62,14 @@ export interface DiskCopy {
 	readonly images: readonly SourceImage[] | null;
 }
 
+/** All of a disk, for what has no place for a part of one and is nothing to go by later. */
+export function wholeCopy(disk: DiskWithMedium): DiskCopy {
+	return {
+		...{disk, kind: 'full', reason: null, layout: 'alone', images: null},
+		...{granularity: undefined, persistence: 'transient'},
+	};
+}
+
 /** What a backup has found out before it plans. */
 export interface PlanFacts {
 	readonly vm: Pick<Session, 'name' | 'uuid' | 'power'>;

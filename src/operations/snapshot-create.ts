@@ -75,10 +75,7 @@ function quiesced(request: SnapshotRequest, vm: VmSession, guarded: GuardedRun):
 	// A guest that was frozen at the instant would be so in the memory.
 	const policy = request.memory === undefined ? request.quiesce : 'never';
 	return withQuiescer({...request, quiesce: policy}, vm, guarded, (quiescer, whyNot) =>
-		concat(
-			(quiescer?.recovered ?? []).map(text => ({kind: 'recovered' as const, text})),
-			defer(() => prepare(request, vm, guarded, quiescer, whyNot)).pipe(concatMap(snapshot$ => snapshot$)),
-		),
+		prepare(request, vm, guarded, quiescer, whyNot),
 	);
 }
 

@@ -1,4 +1,4 @@
-import {defer, EMPTY, type Observable} from 'rxjs';
+import {concat, concatMap, defer, EMPTY, type Observable} from 'rxjs';
 import type {SocketAddress} from '../config/address.ts';
 import {AgentError} from '../guest-agent/errors.ts';
 import {agentLockKey} from '../guest-agent/frozen-marker.ts';
@@ -17,17 +17,28 @@ export interface QuiesceRequest extends VmRequest {
 	readonly mountpoints?: readonly string[] | undefined;
 }
 
+/** What was found frozen by a dead run, and thawed. */
+export interface RecoveredMessage {
+	readonly kind: 'recovered';
+	readonly text: string;
+}
+
 /**
- * Opens the agent as the policy wants it, under the lock of its guest. Under `never`, and under `try` where the guest
- * cannot be frozen, `use` is called without a quiescer; in the second case with the reason.
+ * Opens the agent as the policy wants it, under the lock of its guest, says what was mended, and goes on with what `prepare` returns. Under `never`, and
+ * under `try` where the guest cannot be frozen, that is called without a quiescer; in the second case with the reason.
  */
 export function withQuiescer<Message>(
 	request: Omit<QuiesceRequest, 'sockets'>,
 	vm: Session,
 	guarded: GuardedRun,
-	use: (quiescer: Quiescer | undefined, whyNot?: string) => Observable<Message>,
-): Observable<Message> {
+	prepare: (quiescer: Quiescer | undefined, whyNot?: string) => Promise<Observable<Message>>,
+): Observable<Message | RecoveredMessage> {
 	const {quiesce: policy} = request;
+	const use = (quiescer: Quiescer | undefined, whyNot?: string): Observable<Message | RecoveredMessage> =>
+		concat(
+			(quiescer?.recovered ?? []).map(text => ({kind: 'recovered' as const, text})),
+			defer(() => prepare(quiescer, whyNot)).pipe(concatMap(prepared$ => prepared$)),
+		);
 	return defer(() => {
 		// Nobody writes to the disks of a VM that is off.
 		if (policy === 'never' || vm.power === 'off') return use(undefined);

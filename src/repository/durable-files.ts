@@ -99,6 +99,13 @@ export async function removeTree(tree: string): Promise<void> {
 	await fs.rm(tree, {recursive: true, force: true});
 }
 
+/** Removes a folder that nothing is in any more. */
+export async function removeIfEmpty(folder: string): Promise<void> {
+	await fs.rmdir(folder).catch((error: unknown) => {
+		if (!['ENOTEMPTY', 'EEXIST', 'ENOENT'].includes(errnoOf(error) ?? '')) throw error;
+	});
+}
+
 /** The system's error as one for people: `cannot create /x: permission denied`. */
 export function fileError(doing: string, file: string, error: unknown): QuiesceError {
 	if (error instanceof QuiesceError) return error;

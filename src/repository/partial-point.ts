@@ -2,7 +2,15 @@ import fs from 'node:fs/promises';
 import path from 'node:path';
 import {errnoOf, QuiesceError} from '../errors.ts';
 import {formatDocument} from './document.ts';
-import {fileError, readDocument, removeTree, syncFolder, syncFile, writeDurably} from './durable-files.ts';
+import {
+	fileError,
+	readDocument,
+	removeIfEmpty,
+	removeTree,
+	syncFolder,
+	syncFile,
+	writeDurably,
+} from './durable-files.ts';
 import {hashFiles, type HashOptions} from './hash-file.ts';
 import {
 	MACHINE_FILE,
@@ -121,9 +129,7 @@ export class PartialPoint {
 		await removeTree(this.folder);
 		this.#state = 'ended';
 		// The VM's first point, perhaps: without one, the repository does not know the VM.
-		await fs.rmdir(path.dirname(this.folder)).catch((error: unknown) => {
-			if (!['ENOTEMPTY', 'EEXIST', 'ENOENT'].includes(errnoOf(error) ?? '')) throw error;
-		});
+		await removeIfEmpty(path.dirname(this.folder));
 	}
 
 	async #requireOnly(files: readonly string[]): Promise<void> {

@@ -3,7 +3,14 @@ import path from 'node:path';
 import * as v from 'valibot';
 import {errnoOf} from '../errors.ts';
 import {formatDocument, parseDocument} from '../repository/document.ts';
-import {isThere, readDocument, removeTree, replaceDurably, syncFolder} from '../repository/durable-files.ts';
+import {
+	isThere,
+	readDocument,
+	removeIfEmpty,
+	removeTree,
+	replaceDurably,
+	syncFolder,
+} from '../repository/durable-files.ts';
 import {mergedImages, type MergedImages, tellWhatIsMerged} from './retell.ts';
 import type {Snapshot} from './snapshots.ts';
 
@@ -77,10 +84,4 @@ const REMOVED = /^\.(?<name>.+)\.removed$/;
 
 function removedFolder(parent: string, name: string): string {
 	return path.join(parent, `.${name}.removed`);
-}
-
-async function removeIfEmpty(folder: string): Promise<void> {
-	await fs.rmdir(folder).catch((error: unknown) => {
-		if (!['ENOTEMPTY', 'EEXIST'].includes(errnoOf(error) ?? '')) throw error;
-	});
 }

@@ -6,6 +6,7 @@ import {
 	fileError,
 	isThere,
 	readDocument,
+	removeIfEmpty,
 	removeTree,
 	replaceDurably,
 	syncFile,
@@ -200,10 +201,4 @@ export async function removePartialSnapshot(folder: string): Promise<void> {
 	await removeTree(folder);
 	await syncFolder(path.dirname(folder));
 	await removeIfEmpty(path.dirname(folder));
-}
-
-async function removeIfEmpty(folder: string): Promise<void> {
-	await fs.rmdir(folder).catch((error: unknown) => {
-		if (!['ENOTEMPTY', 'EEXIST', 'ENOENT'].includes(errnoOf(error) ?? '')) throw error;
-	});
 }

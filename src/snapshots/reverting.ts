@@ -3,7 +3,7 @@ import path from 'node:path';
 import * as v from 'valibot';
 import {errnoOf} from '../errors.ts';
 import {formatDocument, parseDocument} from '../repository/document.ts';
-import {readDocument, replaceDurably, syncFolder} from '../repository/durable-files.ts';
+import {readDocument, removeIfEmpty, replaceDurably, syncFolder} from '../repository/durable-files.ts';
 
 const FILE = '.reverting.json';
 const FORMAT = 1;
@@ -48,7 +48,5 @@ export async function readReverting(folder: string): Promise<Reverting | undefin
 export async function endReverting(folder: string): Promise<void> {
 	await fs.rm(revertingFile(folder), {force: true});
 	await syncFolder(folder);
-	await fs.rmdir(folder).catch((error: unknown) => {
-		if (!['ENOTEMPTY', 'EEXIST'].includes(errnoOf(error) ?? '')) throw error;
-	});
+	await removeIfEmpty(folder);
 }

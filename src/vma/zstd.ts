@@ -8,7 +8,8 @@ import {type VmaOutput, toStream} from './output.ts';
 
 const CHUNK_BYTES = 256 * 1024;
 const MAX_COMPLAINT_CHARACTERS = 4096;
-const MAGIC = Buffer.from([0x28, 0xb5, 0x2f, 0xfd]);
+/** With which whatever is compressed begins. */
+export const ZSTD_MAGIC = Buffer.from([0x28, 0xb5, 0x2f, 0xfd]);
 
 export interface Compressor {
 	readonly output: VmaOutput;
@@ -84,7 +85,7 @@ export async function* uncompressed(source: AsyncIterable<Buffer>): AsyncGenerat
 	let next = await chunks.next();
 	for (; next.done !== true; next = await chunks.next()) {
 		start = start.length === 0 ? next.value : Buffer.concat([start, next.value]);
-		if (start.length >= MAGIC.length) break;
+		if (start.length >= ZSTD_MAGIC.length) break;
 	}
 	const all = async function* (): AsyncGenerator<Buffer, void, void> {
 		try {
@@ -94,7 +95,7 @@ export async function* uncompressed(source: AsyncIterable<Buffer>): AsyncGenerat
 			await chunks.return?.();
 		}
 	};
-	yield* start.subarray(0, MAGIC.length).equals(MAGIC) ? decompress(all()) : all();
+	yield* start.subarray(0, ZSTD_MAGIC.length).equals(ZSTD_MAGIC) ? decompress(all()) : all();
 }
 
 /**

@@ -68,7 +68,7 @@ async function requestOf(options: Options, context: CommandContext): Promise<Exp
 	return {
 		...context,
 		listen,
-		tls: await tlsOf(options, listen),
+		tls: await tlsOf(options),
 		sockets: await socketsOf(options),
 		since: options.since === undefined ? undefined : {point: options.since, repository: repositoryOf(options)},
 		...quiesceWishes(options),

@@ -88,7 +88,7 @@ async function requestOf(options: Options): Promise<Wishes> {
 	const archive = archiveNamed(source, index);
 	if (archive?.kind === 'stream') throw new UsageError('a stream cannot be served, as it is read once');
 	const address = listen === undefined ? undefined : addressOf(listen);
-	const named = await tlsOf(options, address);
+	const named = await tlsOf(options);
 	return {
 		source: archive
 			? {kind: 'archive', path: archive.path, index, only}

@@ -2,7 +2,7 @@ import fs, {type FileHandle} from 'node:fs/promises';
 import path from 'node:path';
 import type {Writable} from 'node:stream';
 import {errnoOf, QuiesceError, UsageError} from '../../errors.ts';
-import {fileError, syncFolder} from '../../repository/durable-files.ts';
+import {fileError, isThere, moveToFreeName, syncFolder} from '../../repository/durable-files.ts';
 import {toFile, toStream, type VmaOutput} from '../../vma/output.ts';
 import {type Compressor, compressTo} from '../../vma/zstd.ts';
 
@@ -26,6 +26,12 @@ const PARTIAL = '.partial';
 /** The file of checksums beside an archive. */
 export function indexFile(archive: string): string {
 	return `${archive}.index.json`;
+}
+
+/** That which lies beside an archive, if any does. */
+export async function indexBeside(archive: string): Promise<string | undefined> {
+	const file = indexFile(archive);
+	return (await isThere(file)) ? file : undefined;
 }
 
 /** Files are made at once, under names that say that they are not whole; those that they are to get have to be free. */
@@ -93,25 +99,13 @@ async function create(opened: AsyncDisposableStack, file: string): Promise<FileH
 }
 
 async function requireFree(file: string): Promise<void> {
-	const there = await fs.lstat(file).then(
-		() => true,
-		(error: unknown) => {
-			if (errnoOf(error) === 'ENOENT') return false;
-			throw fileError('look at', file, error);
-		},
-	);
-	if (there) throw new UsageError(`${file} exists, and is not overwritten`, {hint: 'Name another file, or remove it.'});
+	if (await isThere(file))
+		throw new UsageError(`${file} exists, and is not overwritten`, {hint: 'Name another file, or remove it.'});
 }
 
-/** Two exports cannot both have made the partial file, so nobody else makes this one. */
 async function appear(file: string): Promise<void> {
-	if (
-		await fs.access(file).then(
-			() => true,
-			() => false,
-		)
-	) {
-		throw new QuiesceError('FAILED', `${file} has appeared meanwhile, and is not overwritten`);
-	}
-	await fs.rename(file + PARTIAL, file);
+	await moveToFreeName(file + PARTIAL, file).catch((cause: unknown) => {
+		if (errnoOf(cause) !== 'EEXIST') throw cause;
+		throw new QuiesceError('FAILED', `${file} has appeared meanwhile, and is not overwritten`, {cause});
+	});
 }

@@ -1,13 +1,12 @@
 import {createReadStream} from 'node:fs';
 import fs from 'node:fs/promises';
 import type {Readable} from 'node:stream';
-import {errnoOf, QuiesceError} from '../../errors.ts';
-import {systemReason} from '../../images/plain-file.ts';
+import {fileError} from '../../repository/durable-files.ts';
 import type {VmaEvent} from '../../vma/decoder.ts';
 import {VmaIndexReader} from '../../vma/index-reader.ts';
 import {checkedAgainst, readVma} from '../../vma/reader.ts';
 import {uncompressed} from '../../vma/zstd.ts';
-import {indexFile} from './archive-output.ts';
+import {indexBeside} from './archive-output.ts';
 
 /** Where an archive is read from. */
 export type ArchiveSource =
@@ -52,20 +51,16 @@ export async function openArchiveSource(source: ArchiveSource, signal?: AbortSig
 
 async function openFile(file: string): Promise<[Readable, number]> {
 	const stat = await fs.stat(file).catch((error: unknown) => {
-		throw new QuiesceError('FAILED', `${file} cannot be read: ${systemReason(error)}`, {cause: error});
+		throw fileError('read', file, error);
 	});
 	return [createReadStream(file, {highWaterMark: 1024 * 1024}), stat.size];
 }
 
 async function openIndex(source: ArchiveSource): Promise<VmaIndexReader | undefined> {
-	const named = source.index;
-	const file = named ?? (source.kind === 'file' ? indexFile(source.path) : undefined);
+	const file = source.index ?? (source.kind === 'file' ? await indexBeside(source.path) : undefined);
 	if (file === undefined) return undefined;
-	try {
-		await fs.access(file);
-	} catch (error) {
-		if (named === undefined && errnoOf(error) === 'ENOENT') return undefined;
-		throw new QuiesceError('FAILED', `${file} cannot be read: ${systemReason(error)}`, {cause: error});
-	}
+	await fs.access(file).catch((error: unknown) => {
+		throw fileError('read', file, error);
+	});
 	return VmaIndexReader.open(createReadStream(file));
 }

@@ -11,7 +11,7 @@ import {chooseMethod} from '../choose-method.ts';
 import {copyDisks, withSink} from '../copy-disks.ts';
 import type {CopyTask} from '../copy-task.ts';
 import {ALONE} from '../group.ts';
-import type {DiskCopy} from '../plan-copies.ts';
+import {wholeCopy} from '../plan-copies.ts';
 import type {Quiescer} from '../quiescer.ts';
 import {recoverVm} from '../recover.ts';
 import {type DiskWithMedium, selectDisks} from '../select-disks.ts';
@@ -48,12 +48,7 @@ export function exportVm(request: ExportVmRequest): Observable<ExportMessage> {
 }
 
 function quiesced(request: ExportVmRequest, vm: Session, guarded: GuardedRun): Observable<ExportMessage> {
-	return withQuiescer(request, vm, guarded, (quiescer, whyNot) =>
-		concat(
-			(quiescer?.recovered ?? []).map(text => ({kind: 'recovered' as const, text})),
-			defer(() => prepare(request, vm, guarded, quiescer, whyNot)).pipe(concatMap(export$ => export$)),
-		),
-	);
+	return withQuiescer(request, vm, guarded, (quiescer, whyNot) => prepare(request, vm, guarded, quiescer, whyNot));
 }
 
 async function prepare(
@@ -97,14 +92,6 @@ function contentOf(machine: Machine, disks: readonly DiskWithMedium[]): ArchiveC
 		disks: disks.map(({name, deviceType, medium}) => ({
 			...{name, sizeBytes: medium.virtualSize, deviceType: deviceType ?? null},
 		})),
-	};
-}
-
-/** An archive has no place for a part of a disk, and nothing goes by it later. */
-function wholeCopy(disk: DiskWithMedium): DiskCopy {
-	return {
-		...{disk, kind: 'full', reason: null, layout: 'alone', images: null},
-		...{granularity: undefined, persistence: 'transient'},
 	};
 }
 

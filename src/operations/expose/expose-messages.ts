@@ -1,5 +1,5 @@
 import type {SocketAddress} from '../../config/address.ts';
-import type {ServerTls} from '../../nbd/tls.ts';
+import type {NamedTls} from '../../nbd/uri.ts';
 import type {CutRecord} from '../backup-messages.ts';
 import type {CopyRequest} from '../copy-task.ts';
 import type {Command, CommandRequest} from '../freeze.ts';
@@ -18,12 +18,6 @@ export interface ExposeRequest extends CopyRequest, VmRequest, DiskSelection, Pi
 	readonly command?: Command | undefined;
 	/** After so long the exposure ends, as a failure. */
 	readonly deadlineMs: number;
-}
-
-export interface NamedTls {
-	readonly server: ServerTls;
-	/** For the URIs, with PSK: a name that a client may bear, and the file of its key. */
-	readonly psk?: {readonly identity: string; readonly file: string} | undefined;
 }
 
 export interface ExposedDisk {

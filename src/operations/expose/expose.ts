@@ -1,10 +1,11 @@
-import {concat, concatMap, defer, type Observable, of} from 'rxjs';
+import {concat, concatMap, defer, ignoreElements, type Observable, of} from 'rxjs';
 import {warnings as warningsOf} from '../../block/coverage.ts';
 import {capabilitiesOf} from '../../block/probe.ts';
 import {isMarked} from '../../cut/bitmap-mark.ts';
 import type {Bitmap} from '../../cut/cut.ts';
 import {QuiesceError} from '../../errors.ts';
 import type {HostProcess} from '../../host/processes.ts';
+import {requireTlsOverTcp} from '../../nbd/tls.ts';
 import {resolvePoint} from '../../repository/points.ts';
 import {openRepository} from '../../repository/repository.ts';
 import {scoped} from '../../rx/scoped.ts';
@@ -16,7 +17,7 @@ import {unwind} from '../copy-disks.ts';
 import type {CopyTask} from '../copy-task.ts';
 import {ALONE} from '../group.ts';
 import {gatherChanges} from '../keep-bitmaps.ts';
-import {type DiskCopy, planCopies} from '../plan-copies.ts';
+import {type DiskCopy, planCopies, wholeCopy} from '../plan-copies.ts';
 import {prepareView} from '../prepare-cut.ts';
 import type {Quiescer} from '../quiescer.ts';
 import {recoverVm} from '../recover.ts';
@@ -41,6 +42,7 @@ interface ExposeTask extends CopyTask {
  * the command has ended or, without one, the signal came; or fails. Either way nothing is left in the VM.
  */
 export function expose(request: ExposeRequest): Observable<ExposeMessage> {
+	requireTlsOverTcp(request.listen, request.tls);
 	const doing = `exposure since ${new Date().toISOString()}`;
 	return withVm(request, doing, (vm, run) => {
 		const {qmp, agent} = vm.sockets;
@@ -55,12 +57,7 @@ export function expose(request: ExposeRequest): Observable<ExposeMessage> {
 }
 
 function quiesced(request: ExposeRequest, vm: VmSession, guarded: GuardedRun): Observable<ExposeMessage> {
-	return withQuiescer(request, vm, guarded, (quiescer, whyNot) =>
-		concat(
-			(quiescer?.recovered ?? []).map(text => ({kind: 'recovered' as const, text})),
-			defer(() => prepare(request, vm, guarded, quiescer, whyNot)).pipe(concatMap(exposed$ => exposed$)),
-		),
-	);
+	return withQuiescer(request, vm, guarded, (quiescer, whyNot) => prepare(request, vm, guarded, quiescer, whyNot));
 }
 
 async function prepare(
@@ -129,7 +126,7 @@ async function copiesOf(
 	readonly copies: readonly DiskCopy[];
 	readonly unproved: readonly string[];
 }> {
-	if (!asked) return {since: null, copies: disks.map(wholeDisk), unproved: []};
+	if (!asked) return {since: null, copies: disks.map(wholeCopy), unproved: []};
 	const repository = await openRepository(asked.repository);
 	const {id: since} = await resolvePoint(repository, vm.name, asked.point);
 	const looksForMark = ({name, medium}: DiskWithMedium, bitmap: Bitmap): Promise<boolean> =>
@@ -144,13 +141,6 @@ async function copiesOf(
 		unproved: copies.flatMap(({disk, parent, reason}) =>
 			parent ? [] : [`${disk.name}: all of it may have changed since ${since}: ${reason ?? 'it is unknown'}`],
 		),
-	};
-}
-
-function wholeDisk(disk: DiskWithMedium): DiskCopy {
-	return {
-		...{disk, kind: 'full', reason: null, layout: 'alone', images: null},
-		...{granularity: undefined, persistence: 'transient'},
 	};
 }
 
@@ -172,8 +162,7 @@ function exposed(task: ExposeTask): Observable<ExposeMessage> {
 				of<ExposeMessage>({kind: 'exposed', vm: vm.name, since, exports: disks}),
 				defer(async () => {
 					exitStatus = await whileExposed(task, disks, broken);
-					return [];
-				}).pipe(concatMap((none: ExposeMessage[]) => none)),
+				}).pipe(ignoreElements()),
 			),
 	});
 	const inside$ = scoped({

@@ -7,6 +7,7 @@ import {NbdClient} from '../../nbd/client.ts';
 import type {NbdExport} from '../../nbd/export.ts';
 import {passOn} from '../../nbd/pass-on.ts';
 import {type NbdServer, serveNbd} from '../../nbd/server.ts';
+import {nbdUri} from '../../nbd/uri.ts';
 import {QmpCommandError} from '../../qmp/errors.ts';
 import type {QmpConnection} from '../../qmp/connection.ts';
 import type {CopyTask} from '../copy-task.ts';
@@ -14,7 +15,6 @@ import {makeExportsFolder} from '../exports-socket.ts';
 import type {DiskCopy} from '../plan-copies.ts';
 import {viewedDisk} from '../prepare-cut.ts';
 import type {ExposedDisk, ExposeRequest} from './expose-messages.ts';
-import {nbdUri} from './nbd-uri.ts';
 
 const ALLOCATION = 'base:allocation';
 
@@ -57,6 +57,7 @@ export async function openExports(
 					wholeContexts: new Set([...contexts.keys()].filter(context => context !== ALLOCATION)),
 					failed: cause => {
 						failed(lost(name, request, cause));
+						return new QuiesceError('FAILED', 'the disk cannot be read as it was at the cut', {cause});
 					},
 				}),
 			);

@@ -1,10 +1,11 @@
-import fs from 'node:fs/promises';
 import path from 'node:path';
 import type {SocketAddress} from '../../config/address.ts';
-import {asError, errnoOf, QuiesceError, UsageError} from '../../errors.ts';
+import {asError, QuiesceError, UsageError} from '../../errors.ts';
 import type {NbdError} from '../../nbd/errors.ts';
 import {serveNbd} from '../../nbd/server.ts';
-import type {ServerTls} from '../../nbd/tls.ts';
+import {requireTlsOverTcp, type ServerTls} from '../../nbd/tls.ts';
+import {nbdUri} from '../../nbd/uri.ts';
+import {isThere} from '../../repository/durable-files.ts';
 import type {PointChoice} from '../archive/open-point.ts';
 import {beginRun} from '../run.ts';
 import {type ArchiveChoice, openServedArchive} from './served-archive.ts';
@@ -73,7 +74,11 @@ export async function serve(request: ServeRequest): Promise<Serving> {
 	signal.throwIfAborted();
 	const owned = undo.move();
 	return {
-		disks: source.disks.map(({name, sizeBytes}) => ({disk: name, sizeBytes, uri: uriOf(bound, name, tls)})),
+		disks: source.disks.map(({name, sizeBytes}) => ({
+			disk: name,
+			sizeBytes,
+			uri: nbdUri(bound, name, tls && {server: tls}),
+		})),
 		writable: writableOverlay,
 		died,
 		[Symbol.asyncDispose]: () => owned.disposeAsync(),
@@ -85,33 +90,14 @@ function fail(): never {
 }
 
 function requireSafe({address, tls, writableOverlay}: ServeRequest): void {
-	const isTcp = address !== undefined && !('unix' in address);
-	if (isTcp && !tls) {
-		throw new UsageError('over TCP anybody could read the disks, without TLS', {
-			hint: 'Name a certificate with --tls-cert and --tls-key, or keys with --tls-psk; or serve on a Unix socket.',
-		});
-	}
-	if (writableOverlay && (isTcp || tls)) {
+	requireTlsOverTcp(address, tls);
+	// Over TCP there is TLS by now.
+	if (writableOverlay && tls) {
 		throw new UsageError('a writable overlay is served on a Unix socket, without TLS');
 	}
 }
 
 async function requireFree(socket: string): Promise<void> {
-	const there = await fs.lstat(socket).catch((error: unknown) => {
-		if (errnoOf(error) === 'ENOENT') return undefined;
-		throw new QuiesceError('FAILED', `cannot look at ${socket}: ${asError(error).message}`, {cause: error});
-	});
-	if (there) throw new UsageError(`${socket} exists`, {hint: 'Name another path, or remove it if nobody uses it.'});
-}
-
-/** As libnbd, qemu-img and QEMU read it (https://github.com/NetworkBlockDevice/nbd/blob/master/doc/uri.md). */
-function uriOf(address: SocketAddress, name: string, tls: ServerTls | undefined): string {
-	const scheme = tls ? 'nbds' : 'nbd';
-	const encoded = encodeURIComponent(name);
-	if ('unix' in address) {
-		const socket = path.resolve(address.unix).split('/').map(encodeURIComponent).join('/');
-		return `${scheme}+unix:///${encoded}?socket=${socket}`;
-	}
-	const host = address.host.includes(':') ? `[${address.host}]` : address.host;
-	return `${scheme}://${host}:${address.port}/${encoded}`;
+	if (await isThere(socket))
+		throw new UsageError(`${socket} exists`, {hint: 'Name another path, or remove it if nobody uses it.'});
 }

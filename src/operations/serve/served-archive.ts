@@ -1,20 +1,20 @@
 import fs from 'node:fs/promises';
-import {errnoOf, QuiesceError, UsageError} from '../../errors.ts';
+import {UsageError} from '../../errors.ts';
 import {ZERO_CONTEXT} from '../../images/cluster-runs.ts';
-import {systemReason} from '../../images/plain-file.ts';
 import type {NbdExport} from '../../nbd/export.ts';
 import {STATE_HOLE, STATE_ZERO, type StatusExtent} from '../../nbd/protocol.ts';
 import {serveNbd} from '../../nbd/server.ts';
+import {fileError} from '../../repository/durable-files.ts';
 import {CLUSTER_BYTES, VMSTATE} from '../../vma/geometry.ts';
 import type {VmaDevice} from '../../vma/header.ts';
 import {type OpenVma, openVma} from '../../vma/open-vma.ts';
-import {indexFile} from '../archive/archive-output.ts';
+import {ZSTD_MAGIC} from '../../vma/zstd.ts';
+import {indexBeside} from '../archive/archive-output.ts';
 import {archivedNames} from '../archive/archived-names.ts';
 import {socketIn} from '../../sink/nbd-socket.ts';
 import {beginRun} from '../run.ts';
 import type {ServedSource} from './served-source.ts';
 
-const ZSTD_MAGIC = Buffer.from([0x28, 0xb5, 0x2f, 0xfd]);
 /** So many clusters are looked at for one answer. */
 const MAX_STATUS_CLUSTERS = 16_384;
 
@@ -28,8 +28,7 @@ export interface ArchiveChoice {
 /** The disks of an archive, through its index, which lies beside it or is named, or else through a scan. */
 export async function openServedArchive({path: file, index, only}: ArchiveChoice): Promise<ServedSource> {
 	await requirePlain(file);
-	const beside = indexFile(file);
-	const vma = await openVma(file, index ?? ((await exists(beside)) ? beside : undefined));
+	const vma = await openVma(file, index ?? (await indexBeside(file)));
 	await using undo = new AsyncDisposableStack();
 	undo.defer(vma.close);
 	const {diskOf} = archivedNames(vma.header);
@@ -98,20 +97,10 @@ async function requirePlain(file: string): Promise<void> {
 			await handle.close();
 		}
 	} catch (error) {
-		throw new QuiesceError('FAILED', `${file} cannot be read: ${systemReason(error)}`, {cause: error});
+		throw fileError('read', file, error);
 	}
 	if (!start.equals(ZSTD_MAGIC)) return;
 	throw new UsageError(`${file} is compressed, and can only be read from its start to its end`, {
 		hint: `Decompress it first: zstd -d ${file}`,
 	});
-}
-
-async function exists(file: string): Promise<boolean> {
-	try {
-		await fs.access(file);
-		return true;
-	} catch (error) {
-		if (errnoOf(error) === 'ENOENT') return false;
-		throw new QuiesceError('FAILED', `${file} cannot be read: ${systemReason(error)}`, {cause: error});
-	}
 }

@@ -1,6 +1,7 @@
 import {ZERO_CONTEXT} from '../../images/cluster-runs.ts';
 import {NbdClient} from '../../nbd/client.ts';
 import type {NbdExport} from '../../nbd/export.ts';
+import {passOn} from '../../nbd/pass-on.ts';
 import {type PointChoice, servePoint} from '../archive/open-point.ts';
 import type {ServedSource} from './served-source.ts';
 
@@ -20,7 +21,7 @@ export async function openServedPoint(
 			for (const {exportName} of served.disks) {
 				const client = await NbdClient.connect({unix: served.socket}, exportName, {metaContexts: [ZERO_CONTEXT]});
 				clients.push(client);
-				exports.push(exportOf(client));
+				exports.push(passOn(client, {contexts: new Map([[ZERO_CONTEXT, ZERO_CONTEXT]])}));
 			}
 			return exports;
 		},
@@ -28,19 +29,5 @@ export async function openServedPoint(
 			for (const client of clients) await client.close();
 			await served[Symbol.asyncDispose]();
 		},
-	};
-}
-
-/** Passes on what another server shows. */
-function exportOf(client: NbdClient): NbdExport {
-	return {
-		sizeBytes: client.sizeBytes,
-		connections: 'coherent',
-		read: async (offset, into) => {
-			await client.read(offset, into.length, into);
-		},
-		contexts: [ZERO_CONTEXT],
-		blockStatus: async (context, offset, length, limit) =>
-			(await client.blockStatus(offset, length)).get(context)?.slice(0, limit) ?? [],
 	};
 }
