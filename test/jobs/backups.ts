@@ -10,16 +10,13 @@ import type {NamedImage} from '../../src/operations/vm-images.ts';
 import {qemuImg} from '../repository/fixture.ts';
 import {collect} from './collect.ts';
 import {type BareVm, eventually, inside, isRunning, processesNaming} from './bare-vm.ts';
+import {quietRequest} from './quiet-request.ts';
 
 export type Finished = Extract<BackupMessage, {kind: 'finished'}>;
 
 export function requestFor(vm: BareVm, repository: string, rest: Partial<BackupRequest> = {}): BackupRequest {
 	return {
-		sockets: {qmp: {unix: vm.qmpPath}},
-		signal: new AbortController().signal,
-		tell: () => undefined,
-		quiesce: 'never',
-		freezeTimeoutMs: 5_000,
+		...quietRequest(vm),
 		repository,
 		sink: 'daemon',
 		compression: 'none',

@@ -1,6 +1,5 @@
 import fs from 'node:fs';
 import path from 'node:path';
-import {type Observable, lastValueFrom, tap, toArray} from 'rxjs';
 import {expect} from 'vitest';
 import {readBlockGraph} from '../../src/block/read-graph.ts';
 import type {DiskWithMedium} from '../../src/operations/select-disks.ts';
@@ -63,24 +62,6 @@ export async function whileWriting<Value>(written: WrittenVm, work: Promise<Valu
 	ended.catch(() => undefined);
 	while (!state.isOver) for (const {name} of written.disks) await written.writeAround(name, 2);
 	return ended;
-}
-
-/** All messages. What `onMessage` does is waited for too. */
-export async function collect<Message>(
-	messages$: Observable<Message>,
-	onMessage: (message: Message) => unknown = () => undefined,
-): Promise<Message[]> {
-	const acts: unknown[] = [];
-	try {
-		return await lastValueFrom(
-			messages$.pipe(
-				tap(message => acts.push(onMessage(message))),
-				toArray(),
-			),
-		);
-	} finally {
-		await Promise.all(acts);
-	}
 }
 
 /** Once QEMU has ended: what an image, with all that it lies on, holds is what was written. */

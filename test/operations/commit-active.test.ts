@@ -4,7 +4,8 @@ import type {ChainPace} from '../../src/operations/chain-work.ts';
 import {commitActive, type CommitActiveMessage} from '../../src/operations/commit-active.ts';
 import {withVm} from '../../src/operations/with-vm.ts';
 import {inside, MIB, ownRuntimeFolder} from '../jobs/bare-vm.ts';
-import {chainOf, collect, diskOf, expectContent, putOverlay, whileWriting} from './chain-vm.ts';
+import {collect} from '../jobs/collect.ts';
+import {chainOf, diskOf, expectContent, putOverlay, whileWriting} from './chain-vm.ts';
 import {WrittenVm} from './written-vm.ts';
 
 const CLUSTER = 65536;

@@ -7,7 +7,8 @@ import {commit, type CommitRequest, type MergeMessage} from '../../src/operation
 import {eventually, inside, isRunning, MIB, ownRuntimeFolder, startVm} from '../jobs/bare-vm.ts';
 import {expectNothingLeftOutside} from '../jobs/backups.ts';
 import {qemuImg, temporaryFolder, temporaryMount} from '../repository/fixture.ts';
-import {chainOf, collect, expectContent, putOverlay, whileWriting} from './chain-vm.ts';
+import {collect} from '../jobs/collect.ts';
+import {chainOf, expectContent, putOverlay, whileWriting} from './chain-vm.ts';
 import {startToolAt} from './tool-at-step.ts';
 import {WrittenVm} from './written-vm.ts';
 

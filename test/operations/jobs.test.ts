@@ -3,7 +3,8 @@ import {beforeEach, expect, test} from 'vitest';
 import {commit} from '../../src/operations/commit.ts';
 import {changeJobs, listJobs, watchJobs, type WatchMessage} from '../../src/operations/jobs.ts';
 import {inside, MIB, ownRuntimeFolder} from '../jobs/bare-vm.ts';
-import {collect, expectContent, putOverlay} from './chain-vm.ts';
+import {collect} from '../jobs/collect.ts';
+import {expectContent, putOverlay} from './chain-vm.ts';
 import {WrittenVm} from './written-vm.ts';
 
 beforeEach(() => {

@@ -6,16 +6,13 @@ import type {SnapshotMessage, SnapshotRequest} from '../../src/operations/snapsh
 import {collect} from '../jobs/collect.ts';
 import type {BareVm} from '../jobs/bare-vm.ts';
 import {qemuImg, temporaryFolder} from '../repository/fixture.ts';
+import {quietRequest} from '../jobs/quiet-request.ts';
 
 export type FinishedSnapshot = Extract<SnapshotMessage, {kind: 'finished'}>;
 
 export function snapshotRequest(vm: BareVm, rest: Partial<SnapshotRequest> = {}): SnapshotRequest {
 	return {
-		sockets: {qmp: {unix: vm.qmpPath}},
-		signal: new AbortController().signal,
-		tell: () => undefined,
-		quiesce: 'never',
-		freezeTimeoutMs: 5_000,
+		...quietRequest(vm),
 		...rest,
 	};
 }

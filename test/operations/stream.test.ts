@@ -6,7 +6,8 @@ import {stream, type StreamRequest} from '../../src/operations/stream.ts';
 import {eventually, inside, isRunning, MIB, ownRuntimeFolder} from '../jobs/bare-vm.ts';
 import {expectNothingLeftOutside} from '../jobs/backups.ts';
 import {qemuImg, temporaryFolder} from '../repository/fixture.ts';
-import {chainOf, collect, expectContent, putOverlay, whileWriting} from './chain-vm.ts';
+import {collect} from '../jobs/collect.ts';
+import {chainOf, expectContent, putOverlay, whileWriting} from './chain-vm.ts';
 import {startToolAt} from './tool-at-step.ts';
 import {WrittenVm} from './written-vm.ts';
 

@@ -12,7 +12,9 @@ import {readableSnapshots} from '../../src/operations/snapshot-folders.ts';
 import {openVm} from '../../src/operations/vm-session.ts';
 import {requireSoundBases} from '../../src/snapshots/sound-snapshot.ts';
 import {MIB, ownRuntimeFolder} from '../jobs/bare-vm.ts';
-import {collect, whileWriting} from './chain-vm.ts';
+import {quietRequest} from '../jobs/quiet-request.ts';
+import {collect} from '../jobs/collect.ts';
+import {whileWriting} from './chain-vm.ts';
 import {textsOf} from './recovered.ts';
 import {contentOf, finishedSnapshot, snapshotOf, snapshotRequest} from './snapshots.ts';
 import {startToolAt} from './tool-at-step.ts';
@@ -36,27 +38,21 @@ async function withSnapshots(...names: string[]) {
 	return {written, held, file: (name: string) => path.join(written.folder, name)};
 }
 
-const basics = (written: WrittenVm) => ({
-	sockets: {qmp: {unix: written.vm.qmpPath}},
-	signal: new AbortController().signal,
-	tell: () => undefined,
-});
-
 const committing = (written: WrittenVm, wish: Partial<CommitRequest> = {}) =>
-	collect(commit({...basics(written), ...wish}));
+	collect(commit({...quietRequest(written.vm), ...wish}));
 const streaming = (written: WrittenVm, wish: Partial<StreamRequest> = {}) =>
-	collect(stream({...basics(written), ...wish}));
+	collect(stream({...quietRequest(written.vm), ...wish}));
 const remove = (written: WrittenVm, snapshot: string) =>
 	lastValueFrom(deleteSnapshot({...snapshotRequest(written.vm), snapshot}).pipe(toArray()));
 
 async function states(written: WrittenVm): Promise<Record<string, string>> {
-	const {snapshots} = await listVmSnapshots(basics(written));
+	const {snapshots} = await listVmSnapshots(quietRequest(written.vm));
 	return Object.fromEntries(snapshots.map(({name, state}) => [name, state]));
 }
 
 /** As it is told of, byte by byte; and that a revert would take it. */
 async function expectShown(written: WrittenVm, name: string, held: ReadonlyMap<string, Buffer>): Promise<void> {
-	const vm = await openVm(basics(written).sockets);
+	const vm = await openVm(quietRequest(written.vm).sockets);
 	try {
 		const found = (await readableSnapshots(vm, undefined)).find(one => one.name === name)!;
 		const [{base}] = found.manifest.disks as [(typeof found.manifest.disks)[number]];
@@ -97,7 +93,7 @@ test('a snapshot whose base was merged into, or in part, is broken for good', as
 	const tool = startToolAt('qmp <- block-commit #1', ['commit', '--qmp', written.vm.qmpPath]);
 	expect(await tool.stopped, tool.stderr()).toBe(true);
 	await tool.killBoth();
-	await textsOf(recover(basics(written)));
+	await textsOf(recover(quietRequest(written.vm)));
 	expect(await states(written)).toEqual({one: 'whole', two: 'broken'});
 	await committing(written);
 	// The same file again, of another snapshot.

@@ -7,16 +7,13 @@ import {restoreArchive} from '../../../src/operations/archive/restore-archive.ts
 import {collect} from '../../jobs/collect.ts';
 import {temporaryFolder} from '../../repository/fixture.ts';
 import type {WrittenVm} from '../written-vm.ts';
+import {quietRequest} from '../../jobs/quiet-request.ts';
 
 export type Exported = Extract<ExportMessage, {kind: 'finished'}>;
 
 export function requestFor({vm}: WrittenVm, file: string, rest: Partial<ExportVmRequest> = {}): ExportVmRequest {
 	return {
-		sockets: {qmp: {unix: vm.qmpPath}},
-		signal: new AbortController().signal,
-		tell: () => undefined,
-		quiesce: 'never',
-		freezeTimeoutMs: 5_000,
+		...quietRequest(vm),
 		target: {kind: 'file', path: file},
 		compression: 'none',
 		...rest,

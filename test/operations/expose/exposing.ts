@@ -11,16 +11,13 @@ import {collect} from '../../jobs/collect.ts';
 import {executeAny} from '../../jobs/bare-vm.ts';
 import {temporaryFolder} from '../../repository/fixture.ts';
 import type {WrittenVm} from '../written-vm.ts';
+import {quietRequest} from '../../jobs/quiet-request.ts';
 
 const MINUTE_MS = 60_000;
 
 export function requestFor({vm}: WrittenVm, rest: Partial<ExposeRequest> = {}): ExposeRequest {
 	return {
-		sockets: {qmp: {unix: vm.qmpPath}},
-		signal: new AbortController().signal,
-		tell: () => undefined,
-		quiesce: 'never',
-		freezeTimeoutMs: 5_000,
+		...quietRequest(vm),
 		deadlineMs: MINUTE_MS,
 		commandOutput: 'stderr',
 		...rest,
