@@ -1,8 +1,8 @@
-import {concat, defer, map, type Observable, of, tap} from 'rxjs';
+import type {Observable} from 'rxjs';
 import type {GroupRecord, PointManifest} from '../repository/manifest.ts';
 import {backup} from './backup.ts';
 import type {BackupMessage, BackupRequest} from './backup-messages.ts';
-import {namedFor, type Of, together} from './together.ts';
+import {namedFor, type Of, togetherToTheEnd} from './together.ts';
 
 export interface GroupBackupRequest {
 	/** What the points are to call the group. */
@@ -27,22 +27,14 @@ export type GroupBackupMessage =
  * finished points are renamed, some can be there and others not.
  */
 export function backupGroup({group: name, members, signal}: GroupBackupRequest): Observable<GroupBackupMessage> {
-	return defer(() => {
-		const points: {manifest: PointManifest; folder: string}[] = [];
-		const works = Array.from(members, ([vm, request]) => ({
-			vm,
-			run: (member: NonNullable<BackupRequest['member']>, signal: AbortSignal) =>
-				backup({...request, member, signal, ...namedFor(vm, request)}),
-		}));
-		const taken$ = together({name, signal}, works).pipe(
-			tap(message => {
-				if (message.kind === 'finished') points.push({manifest: message.manifest, folder: message.folder});
-			}),
-		);
-		const finished$ = defer(() => {
-			const group = points[0]?.manifest.group;
-			return group ? of({kind: 'group-finished' as const, group, points}) : of();
-		});
-		return concat(taken$.pipe(map((message): GroupBackupMessage => message)), finished$);
+	const works = Array.from(members, ([vm, request]) => ({
+		vm,
+		run: (member: NonNullable<BackupRequest['member']>, ended: AbortSignal) =>
+			backup({...request, member, signal: ended, ...namedFor(vm, request)}),
+	}));
+	return togetherToTheEnd({name, signal}, works, finished => {
+		const group = finished[0]?.manifest.group;
+		const points = finished.map(({manifest, folder}) => ({manifest, folder}));
+		return group ? {kind: 'group-finished' as const, group, points} : undefined;
 	});
 }

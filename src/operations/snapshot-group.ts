@@ -1,9 +1,9 @@
-import {concat, defer, map, type Observable, of, tap} from 'rxjs';
+import type {Observable} from 'rxjs';
 import {pointId} from '../repository/point-id.ts';
 import type {SnapshotGroup, SnapshotManifest} from '../snapshots/manifest.ts';
 import {createSnapshot} from './snapshot-create.ts';
 import type {SnapshotMessage, SnapshotRequest} from './snapshot-messages.ts';
-import {namedFor, type Of, together} from './together.ts';
+import {namedFor, type Of, togetherToTheEnd} from './together.ts';
 
 export interface GroupSnapshotRequest {
 	/** What the snapshots are to call the group. */
@@ -33,23 +33,15 @@ export function createSnapshotGroup(
 	{group: name, snapshot, members, signal}: GroupSnapshotRequest,
 	now = new Date(),
 ): Observable<GroupSnapshotMessage> {
-	return defer(() => {
-		const called = snapshot ?? pointId(now, 1);
-		const snapshots: {manifest: SnapshotManifest; folder: string}[] = [];
-		const works = Array.from(members, ([vm, request]) => ({
-			vm,
-			run: (member: NonNullable<SnapshotRequest['member']>, signal: AbortSignal) =>
-				createSnapshot({...request, snapshot: called, member, signal, ...namedFor(vm, request)}),
-		}));
-		const taken$ = together({name, signal}, works).pipe(
-			tap(message => {
-				if (message.kind === 'finished') snapshots.push({manifest: message.manifest, folder: message.folder});
-			}),
-		);
-		const finished$ = defer(() => {
-			const group = snapshots[0]?.manifest.group;
-			return group ? of({kind: 'group-finished' as const, group, snapshots}) : of();
-		});
-		return concat(taken$.pipe(map((message): GroupSnapshotMessage => message)), finished$);
+	const called = snapshot ?? pointId(now, 1);
+	const works = Array.from(members, ([vm, request]) => ({
+		vm,
+		run: (member: NonNullable<SnapshotRequest['member']>, ended: AbortSignal) =>
+			createSnapshot({...request, snapshot: called, member, signal: ended, ...namedFor(vm, request)}),
+	}));
+	return togetherToTheEnd({name, signal}, works, finished => {
+		const group = finished[0]?.manifest.group;
+		const snapshots = finished.map(({manifest, folder}) => ({manifest, folder}));
+		return group ? {kind: 'group-finished' as const, group, snapshots} : undefined;
 	});
 }

@@ -1,4 +1,4 @@
-import {catchError, concat, concatMap, defer, EMPTY, map, merge, type Observable} from 'rxjs';
+import {catchError, concat, concatMap, defer, EMPTY, map, merge, type Observable, of, tap} from 'rxjs';
 import {failuresIn, QuiesceError} from '../errors.ts';
 import {Group, type GroupMember, UndoneError} from './group.ts';
 import type {VmRequest} from './with-vm.ts';
@@ -49,6 +49,29 @@ export function together<Message extends object>(
 			return EMPTY;
 		});
 		return concat(merge(...all), ended$);
+	});
+}
+
+/** The same; and at the end what `lastOf` makes of all that they finished with, unless that is nothing. */
+export function togetherToTheEnd<Message extends {readonly kind: string}, Last>(
+	group: {readonly name: string; readonly signal: AbortSignal},
+	works: readonly MemberWork<Message>[],
+	lastOf: (finished: readonly Extract<Message, {readonly kind: 'finished'}>[]) => Last | undefined,
+): Observable<Of<Message> | Last> {
+	return defer(() => {
+		const finished: Extract<Message, {readonly kind: 'finished'}>[] = [];
+		const isFinished = (message: Message): message is Extract<Message, {readonly kind: 'finished'}> =>
+			message.kind === 'finished';
+		const noted$ = together(group, works).pipe(
+			tap(message => {
+				if (isFinished(message)) finished.push(message);
+			}),
+		);
+		const last$ = defer(() => {
+			const last = lastOf(finished);
+			return last === undefined ? EMPTY : of(last);
+		});
+		return concat(noted$, last$);
 	});
 }
 

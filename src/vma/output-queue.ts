@@ -5,6 +5,7 @@ interface Waiting {
 	readonly output: VmaOutput;
 	readonly pieces: readonly Buffer[];
 	readonly holdsBytes: number;
+	readonly written: (() => void) | undefined;
 }
 
 /** Of additions, however small: what is written at once should not keep anything else waiting for long. */
@@ -26,9 +27,9 @@ export class OutputQueue {
 		this.#refill = refill;
 	}
 
-	/** `holdsBytes`: of memory, until it is written. */
-	add(output: VmaOutput, pieces: readonly Buffer[], holdsBytes: number): void {
-		this.#waiting.push({output, pieces, holdsBytes});
+	/** `holdsBytes`: of memory, until it is written; `written` is called then. */
+	add(output: VmaOutput, pieces: readonly Buffer[], holdsBytes: number, written?: () => void): void {
+		this.#waiting.push({output, pieces, holdsBytes, written});
 		this.#holdsBytes += holdsBytes;
 		this.start();
 	}
@@ -93,6 +94,9 @@ export class OutputQueue {
 		const other = this.#waiting.findIndex(waiting => waiting.output !== output);
 		const together = this.#waiting.splice(0, other === -1 ? this.#waiting.length : other);
 		await output?.(together.flatMap(({pieces}) => pieces));
-		for (const {holdsBytes} of together) this.#holdsBytes -= holdsBytes;
+		for (const {holdsBytes, written} of together) {
+			this.#holdsBytes -= holdsBytes;
+			written?.();
+		}
 	}
 }

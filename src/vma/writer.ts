@@ -87,8 +87,15 @@ export class VmaWriter {
 		this.#isAwaited = false;
 		const batch = this.#batch;
 		this.#batch = Promise.withResolvers();
-		this.#sendExtents(this.#encoder.flush());
-		this.#queue.add(written(batch.resolve), [], 0);
+		const written = (): void => {
+			batch.resolve(undefined);
+		};
+		const extents = this.#encoder.flush();
+		// All that was brought is in extents that were full, and written by now.
+		if (extents.length === 0) written();
+		for (const [index, extent] of extents.entries()) {
+			this.#sendExtent(extent, index === extents.length - 1 ? written : undefined);
+		}
 	}
 
 	async #take(encode: () => Iterable<EncodedExtent>): Promise<void> {
@@ -96,7 +103,7 @@ export class VmaWriter {
 		if (this.#state === 'finished') throw new QuiesceError('FAILED', 'the archive is finished and takes no more');
 		try {
 			for (const extent of encode()) {
-				this.#sendExtents([extent]);
+				this.#sendExtent(extent);
 				if (this.#queue.isFull) await this.#queue.room();
 			}
 		} catch (error) {
@@ -105,28 +112,18 @@ export class VmaWriter {
 		}
 	}
 
-	#sendExtents(extents: readonly EncodedExtent[]): void {
-		for (const extent of extents) {
-			this.#send(extent.pieces, extent.bytes, extent.holdsBytes);
-			const [header] = extent.pieces;
-			if (header) this.#sendIndex(this.#index?.add(header, extent.checksums));
-		}
+	#sendExtent({pieces, bytes, holdsBytes, checksums}: EncodedExtent, written?: () => void): void {
+		this.#send(pieces, bytes, holdsBytes, written);
+		const [header] = pieces;
+		if (header) this.#sendIndex(this.#index?.add(header, checksums));
 	}
 
-	#send(pieces: readonly Buffer[], bytes: number, holdsBytes: number): void {
+	#send(pieces: readonly Buffer[], bytes: number, holdsBytes: number, written?: () => void): void {
 		this.#bytes += bytes;
-		this.#queue.add(this.#outputs.output, pieces, holdsBytes);
+		this.#queue.add(this.#outputs.output, pieces, holdsBytes, written);
 	}
 
 	#sendIndex(lines: Buffer | undefined): void {
 		if (lines && this.#outputs.index) this.#queue.add(this.#outputs.index, [lines], lines.length);
 	}
-}
-
-/** Not an output, but told when all before it is written. */
-function written(resolve: (value: undefined) => void): VmaOutput {
-	return () => {
-		resolve(undefined);
-		return Promise.resolve();
-	};
 }
