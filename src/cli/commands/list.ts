@@ -3,7 +3,6 @@ import type {Argv} from 'yargs';
 import {list, type ListMessage} from '../../operations/list.ts';
 import type {PointManifest} from '../../repository/manifest.ts';
 import {archiveNamed} from '../archive/archive-name.ts';
-import {printArchive} from '../archive/list-archive.ts';
 import {reasonLines} from '../backup-printer.ts';
 import {toJson} from '../json.ts';
 import {printable} from '../printable.ts';
@@ -31,6 +30,7 @@ export function run(options: Options): Promise<void> {
 		const {json} = context;
 		const archive = archiveNamed(options.vm);
 		if (archive) {
+			const {printArchive} = await import('../archive/list-archive.ts');
 			await printArchive(archive, context);
 			return undefined;
 		}

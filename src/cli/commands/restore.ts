@@ -5,7 +5,6 @@ import {bootCommand} from '../../operations/boot-command.ts';
 import {restore, type RestoreMessage} from '../../operations/restore.ts';
 import {isUnproved} from '../../repository/manifest.ts';
 import {archiveNamed} from '../archive/archive-name.ts';
-import {restoreNamedArchive} from '../archive/restore-archive.ts';
 import {printBoot} from '../boot-printer.ts';
 import {toJson} from '../json.ts';
 import {printable} from '../printable.ts';
@@ -47,6 +46,7 @@ export function run(options: Options): Promise<void> {
 		const archive = archiveNamed(options.point, options.index);
 		if (archive) {
 			if (options.format === 'qcow2') throw new UsageError('the disks of an archive are restored raw');
+			const {restoreNamedArchive} = await import('../archive/restore-archive.ts');
 			await restoreNamedArchive(archive, {to: options.to, disks}, context);
 			return undefined;
 		}

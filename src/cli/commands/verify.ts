@@ -2,7 +2,6 @@ import {lastValueFrom, tap} from 'rxjs';
 import type {Argv} from 'yargs';
 import {verify, type VerifyMessage} from '../../operations/verify.ts';
 import {archiveNamed} from '../archive/archive-name.ts';
-import {verifyNamedArchive} from '../archive/verify-archive.ts';
 import {exitCodeOf} from '../exit-codes.ts';
 import {printMessage} from '../printer.ts';
 import {printable} from '../printable.ts';
@@ -43,7 +42,10 @@ export function run(options: Options): Promise<void> {
 	return runCommand(options, async context => {
 		const {json, quiet, signal} = context;
 		const archive = archiveNamed(options.point, options.index);
-		if (archive) return verifyNamedArchive(archive, context);
+		if (archive) {
+			const {verifyNamedArchive} = await import('../archive/verify-archive.ts');
+			return verifyNamedArchive(archive, context);
+		}
 		const named = options.point === undefined ? undefined : parsePointName(options.point);
 		const view = openProgressView(quiet || json);
 		const print = json ? printMessage : printWords;
