@@ -55,10 +55,10 @@ const firstLine = async (child: ChildProcess): Promise<void> => {
 	await once(createInterface(child.stdout!), 'line');
 };
 
-/** The watch begins at once. */
+/** The watch begins at once, and ends with it. */
 async function untilThere(file: string): Promise<void> {
 	const changes = fs.watch(path.dirname(file));
-	while (!(await changes.next()).done) if (await fs.stat(file).catch(() => undefined)) return;
+	for await (const {filename} of changes) if (filename === path.basename(file)) return;
 }
 
 interface Sample {

@@ -2,7 +2,7 @@
  * What an archive costs, in pairs within one run: uncompressed beside a bare `blockdev-backup` to a raw file, compressed beside
  * `qemu-img convert -c` with zstd, for zeroes, random data and what a file system ordinarily holds.
  *
- *     npm run bench:vma [-- --pairs N] [-- --mib 1024]
+ *     npm run bench:vma [-- --pairs N] [-- --mib 4096]
  *
  * All files are in memory, so that no disk is what is measured. What runs is the compiled program.
  */
@@ -13,7 +13,7 @@ import {formatTable} from '../src/cli/table.ts';
 import {here, installProgram, median, timed, type Usage} from './measured-program.ts';
 
 const {values: options} = parseArgs({
-	options: {pairs: {type: 'string', default: '5'}, mib: {type: 'string', default: '1024'}},
+	options: {pairs: {type: 'string', default: '3'}, mib: {type: 'string', default: '4096'}},
 });
 const PAIRS = Number(options.pairs);
 const MIB = Number(options.mib);

@@ -1,5 +1,6 @@
 import type net from 'node:net';
 import {asError} from '../errors.ts';
+import {readInOneBuffer} from './accepted-socket.ts';
 import {ByteFeeder, type BytesWanted} from './byte-feeder.ts';
 import {NbdError} from './errors.ts';
 import type {NbdExport} from './export.ts';
@@ -30,8 +31,14 @@ export class ServerConnection {
 	#socket: net.Socket;
 	#state: 'open' | 'over' = 'open';
 
-	constructor(socket: net.Socket, options: ConnectionOptions) {
+	/** The socket is as accepted by a server with `pauseOnConnect`. */
+	constructor(accepted: net.Socket, options: ConnectionOptions) {
 		this.#options = options;
+		const onBytes = (bytes: Uint8Array): void => {
+			this.#receive(bytes);
+		};
+		// What becomes TLS cannot have one.
+		const socket = options.tls ? accepted.on('data', onBytes) : readInOneBuffer(accepted, onBytes);
 		this.#plain = socket;
 		this.#socket = socket;
 		this.#inFlight = new InFlight(options.limits);
@@ -45,7 +52,8 @@ export class ServerConnection {
 			this.#end(new NbdError(`the client did not choose an export within ${options.handshakeMs / 1000} s`));
 		}, options.handshakeMs);
 		this.#feeder = new ByteFeeder(this.#conversation());
-		this.#listenTo(socket);
+		this.#onError(socket);
+		socket.resume();
 		this.closed = ended.promise.then(() => this.#inFlight.idle());
 	}
 
@@ -87,12 +95,9 @@ export class ServerConnection {
 		});
 	}
 
-	#listenTo(socket: net.Socket): void {
+	#onError(socket: net.Socket): void {
 		socket.on('error', error => {
 			this.#end(new NbdError(`the connection failed: ${error.message}`, {cause: error}));
-		});
-		socket.on('data', chunk => {
-			this.#receive(chunk);
 		});
 	}
 
@@ -132,7 +137,10 @@ export class ServerConnection {
 		this.#plain.removeAllListeners('data');
 		const secure = await secureServer(this.#plain, tls);
 		this.#socket = secure;
-		this.#listenTo(secure);
+		this.#onError(secure);
+		secure.on('data', (chunk: Buffer) => {
+			this.#receive(chunk);
+		});
 	}
 
 	#fail(error: unknown): void {

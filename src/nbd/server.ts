@@ -53,7 +53,7 @@ export async function serveNbd(
 	signal?.throwIfAborted();
 	for (const name of exports.keys()) if (!isExportName(name)) throw new RangeError(`'${name}' cannot name an export`);
 	const connections = new Set<ServerConnection>();
-	const server = net.createServer(socket => {
+	const server = net.createServer({pauseOnConnect: true}, socket => {
 		const connection = new ServerConnection(socket, {exports, limits, handshakeMs, tls, report});
 		connections.add(connection);
 		void connection.closed.then(() => connections.delete(connection));

@@ -4,12 +4,11 @@ import type {Writable} from 'node:stream';
 import {errnoOf, QuiesceError, UsageError} from '../../errors.ts';
 import {fileError, isThere, moveToFreeName, syncFolder} from '../../repository/durable-files.ts';
 import {toFile, toStream, type VmaOutput} from '../../vma/output.ts';
-import {type Compressor, compressTo} from '../../vma/zstd.ts';
+import {compressTo} from '../../vma/zstd.ts';
 
 /** Where an archive goes: to a file, which appears when it is whole, or to a stream that somebody reads. */
 export type ArchiveTarget =
-	| {readonly kind: 'file'; readonly path: string}
-	| {readonly kind: 'stream'; readonly stream: Writable & {readonly fd: number}};
+	{readonly kind: 'file'; readonly path: string} | {readonly kind: 'stream'; readonly stream: Writable};
 
 export interface ArchiveOutput {
 	readonly archive: VmaOutput;
@@ -47,7 +46,7 @@ export async function openArchiveOutput(
 	const archive = await create(opened, target.path);
 	const index = beside === 'index' ? await create(opened, indexFile(target.path)) : undefined;
 	const handles = index ? [archive, index] : [archive];
-	const compressor = compression === 'zstd' ? await compressTo({fd: archive.fd, object: target.path}) : undefined;
+	const compressor = compression === 'zstd' ? compressTo(toFile(archive)) : undefined;
 	const owned = opened.move();
 	return {
 		archive: compressor?.output ?? toFile(archive),
@@ -60,24 +59,17 @@ export async function openArchiveOutput(
 			for (const file of files.toReversed()) await appear(file);
 			await syncFolder(path.dirname(target.path));
 		},
-		abandon: async () => {
-			await compressor?.kill();
-			await owned.disposeAsync();
-		},
+		abandon: () => owned.disposeAsync(),
 	};
 }
 
-async function openStream(
-	stream: Writable & {readonly fd: number},
-	compression: 'none' | 'zstd',
-): Promise<ArchiveOutput> {
-	const compressor: Compressor | undefined =
-		compression === 'zstd' ? await compressTo({fd: stream.fd, object: 'the archive'}) : undefined;
+function openStream(stream: Writable, compression: 'none' | 'zstd'): ArchiveOutput {
+	const compressor = compression === 'zstd' ? compressTo(toStream(stream)) : undefined;
 	return {
 		archive: compressor?.output ?? toStream(stream),
 		index: undefined,
 		finish: async () => compressor?.finish(),
-		abandon: async () => compressor?.kill(),
+		abandon: () => Promise.resolve(),
 	};
 }
 
