@@ -13,8 +13,8 @@ export interface DetachedDisk {
 	/** As {@link BlockGraph} calls it while the VM is on. */
 	readonly name: string;
 	readonly deviceType: string | undefined;
-	/** Undefined if it was not opened. */
-	readonly rootNode: string | undefined;
+	/** That which stands on its nodes in the place of a device, so that it shows what the disk lies on; undefined if it was not opened. */
+	readonly exportId: string | undefined;
 }
 
 /**
@@ -43,7 +43,7 @@ async function readReplies(
 ): Promise<BlockReplies> {
 	// Sent at once, so that as little as possible happens between them.
 	const [backends, nodes, debugGraph] = await Promise.all([
-		detached?.map(backendOf) ?? qmp.execute('query-block'),
+		detached ? exportedBackends(qmp, detached) : qmp.execute('query-block'),
 		qmp.execute('query-named-block-nodes', {flat: true}),
 		schema.hasReturn('query-named-block-nodes', 'children') ? undefined : qmp.execute('x-debug-query-block-graph'),
 	]);
@@ -59,9 +59,12 @@ async function readAllDeviceFacts(
 	return Promise.all(qdevs.map(async qdev => [qdev, await readDeviceFacts(qmp, qdev)] as const));
 }
 
-function backendOf({name, rootNode}: DetachedDisk): BackendReply {
-	const inserted = rootNode === undefined ? {} : {inserted: {'node-name': rootNode}};
-	return {device: '', qdev: name, removable: false, ...inserted};
+async function exportedBackends(qmp: Monitor, detached: readonly DetachedDisk[]): Promise<BackendReply[]> {
+	const exported = await qmp.execute('query-block-exports');
+	return detached.map(({name, exportId}) => {
+		const root = exported.find(({id}) => id === exportId);
+		return {device: '', qdev: name, removable: false, ...(root && {inserted: {'node-name': root['node-name']}})};
+	});
 }
 
 function factsOf({name, deviceType}: DetachedDisk): readonly [string, DeviceFacts] {

@@ -4,7 +4,7 @@ import {type HostProcess, isQemu, processServing} from '../host/processes.ts';
 import type {QmpConnection} from '../qmp/connection.ts';
 import {QmpCommandError} from '../qmp/errors.ts';
 import type {Machine} from '../repository/machine.ts';
-import type {Session, VmSession} from './vm-session.ts';
+import type {Session} from './vm-session.ts';
 
 export interface CapturedMachine {
 	readonly machine: Machine;
@@ -16,8 +16,8 @@ export interface CapturedMachine {
 
 /** What is needed to start the VM again: QEMU's own answers, and its command line where this host can show it. */
 export async function captureMachine(vm: Session, graph: BlockGraph): Promise<CapturedMachine> {
-	if (vm.power === 'off') return {machine: vm.machine, qemu: vm.daemon, qemuUid: undefined};
 	const found = await qemuOf(vm);
+	if (vm.power === 'off') return {machine: vm.machine, qemu: found, qemuUid: undefined};
 	return {
 		qemu: found,
 		qemuUid: otherUser(found),
@@ -51,8 +51,10 @@ export function otherUser(qemu: HostProcess | undefined): number | undefined {
 	return qemu?.uid === process.getuid?.() ? undefined : qemu?.uid;
 }
 
-/** The VM's process, where this host can show it. */
-export async function qemuOf({sockets: {qmp}}: Pick<VmSession, 'sockets'>): Promise<HostProcess | undefined> {
+/** The VM's process, or that of the daemon which has its images, where this host can show it. */
+export async function qemuOf(vm: Session): Promise<HostProcess | undefined> {
+	if (vm.power === 'off') return vm.daemon;
+	const {qmp} = vm.sockets;
 	const server = 'unix' in qmp ? await processServing(qmp.unix) : undefined;
 	// A proxy may stand before the monitor; its command line starts no VM.
 	return server && isQemu(server) ? server : undefined;

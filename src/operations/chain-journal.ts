@@ -17,6 +17,8 @@ const mergeRecord = v.strictObject({
 	nodes: v.array(v.string()),
 	/** The layers' files, the top first, with their inodes; those that are to be removed. */
 	files: v.array(v.strictObject({file: v.string(), inode: v.number()})),
+	/** Of a VM that is off: it has come to its end, and what is left is to remove the files. */
+	merged: v.optional(v.boolean(), false),
 	/** What snapshots are to be told; null where images are in no files. */
 	images: v.nullable(mergedImages),
 });
@@ -51,6 +53,14 @@ export async function readJournal(folder: string): Promise<ChainJournal | undefi
 		if (error instanceof SyntaxError || errnoOf(error) === 'ENOENT') return undefined;
 		throw error;
 	}
+}
+
+/** In the journal of a run that is at it. */
+export async function noteMerged(folder: string, disk: string): Promise<void> {
+	const journal = await readJournal(folder);
+	if (!journal) return;
+	const merges = journal.merges.map(merge => (merge.disk === disk ? {...merge, merged: true} : merge));
+	await writeJournal(folder, {...journal, merges});
 }
 
 export async function clearJournal(folder: string): Promise<void> {

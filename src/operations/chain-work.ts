@@ -7,13 +7,13 @@ import {QmpCommandError} from '../qmp/errors.ts';
 import {aborted} from '../rx/aborted.ts';
 import type {DiskProgress} from './backup-messages.ts';
 import type {Run} from './run.ts';
-import type {VmSession} from './vm-session.ts';
+import type {Session} from './vm-session.ts';
 import type {VmRequest} from './with-vm.ts';
 
 /** An open VM whose lock the caller holds, for changes of its chains of images. */
 export interface ChainWork {
 	readonly request: Pick<VmRequest, 'signal' | 'tell'>;
-	readonly vm: VmSession;
+	readonly vm: Session;
 	readonly run: Run;
 }
 
@@ -54,7 +54,7 @@ export interface ChainSteps<Ending extends string> {
 
 /** Runs the jobs of a change to their real end. Cold. What is undone after a failure is for the caller. */
 export function runChange<Ending extends string>(
-	{request, vm}: {readonly request: Pick<VmRequest, 'signal'>; readonly vm: Pick<VmSession, 'qmp'>},
+	{request, vm}: {readonly request: Pick<VmRequest, 'signal'>; readonly vm: Pick<Session, 'qmp'>},
 	jobs: readonly ChainJob[],
 	{start, carry, ending}: ChainSteps<Ending>,
 	{speed, deadlineMs}: ChainPace,

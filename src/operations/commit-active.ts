@@ -3,7 +3,6 @@ import {carriedBitmaps} from '../block/carried-bitmaps.ts';
 import type {BlockGraph} from '../block/graph.ts';
 import {layersBetween, nodesAbove} from '../block/layers.ts';
 import {objectName} from '../block/names.ts';
-import {readBlockGraph} from '../block/read-graph.ts';
 import type {ChainJob} from '../jobs/chain-jobs.ts';
 import {JobError} from '../jobs/errors.ts';
 import type {QmpConnection} from '../qmp/connection.ts';
@@ -146,7 +145,7 @@ async function cancel(
 ): Promise<void> {
 	await reachAgain(vm, async qmp => {
 		await cancelJobs(qmp, jobs);
-		for (const {disk} of await removePivoted(qmp, await readBlockGraph(qmp, vm.schema), commits, above)) {
+		for (const {disk} of await removePivoted(qmp, await vm.readGraph(qmp), commits, above)) {
 			request.tell(`${disk} lies on its base by now, all the same`);
 		}
 	});

@@ -3,14 +3,14 @@ import type {Snapshot} from '../snapshots/snapshots.ts';
 import type {ChainPace} from './chain-work.ts';
 import {readChains, type VmChains} from './disk-chains.ts';
 import {mergeChains, type MergeChainsMessage} from './merge-chains.ts';
-import type {MergePlan} from './merge-plan.ts';
+import {type MergePlan, requireNothingInside} from './merge-plan.ts';
 import {type CommitWish, planCommits} from './plan-commit.ts';
 import {recoverVm} from './recover.ts';
 import {readableSnapshots} from './snapshot-folders.ts';
 import {withGuard} from './with-guard.ts';
-import {type VmRequest, withVm} from './with-vm.ts';
+import {type AnyVmRequest, withAnyVm} from './with-vm.ts';
 
-export interface CommitRequest extends VmRequest, CommitWish, ChainPace {
+export interface CommitRequest extends AnyVmRequest, CommitWish, ChainPace {
 	/** Leaves the files of the layers where they are. */
 	readonly keep?: boolean | undefined;
 	readonly dryRun?: boolean | undefined;
@@ -46,7 +46,7 @@ export type MergeMessage =
 	  };
 
 /**
- * Merges layers of a running VM's disks into what lies beneath them. Cold. Ends with `finished`; failed or aborted before
+ * Merges layers of a VM's disks into what lies beneath them. Cold. Ends with `finished`; failed or aborted before
  * `settling`, each disk lies on what it lay on.
  */
 export function commit(request: CommitRequest): Observable<MergeMessage> {
@@ -55,19 +55,21 @@ export function commit(request: CommitRequest): Observable<MergeMessage> {
 
 /** The part that all merges have in common. */
 export function mergeIn(
-	request: VmRequest & ChainPace & {readonly dryRun?: boolean | undefined; readonly folder?: string | undefined},
+	request: AnyVmRequest & ChainPace & {readonly dryRun?: boolean | undefined; readonly folder?: string | undefined},
 	doing: string,
 	plan: (vm: VmChains) => Promise<readonly MergePlan[]>,
 	files: 'keep' | 'remove',
 ): Observable<MergeMessage> {
-	return withVm(request, `${doing} since ${new Date().toISOString()}`, (vm, run) => {
+	return withAnyVm(request, `${doing} since ${new Date().toISOString()}`, (vm, run) => {
 		const planned$ = (
 			use: (chains: VmChains, plans: readonly MergePlan[], snapshots: readonly Snapshot[]) => Observable<MergeMessage>,
 		) =>
 			defer(async () => {
 				request.signal.throwIfAborted();
 				const chains = await readChains(vm);
-				return [chains, await plan(chains), await readableSnapshots(vm, request.folder)] as const;
+				const plans = await plan(chains);
+				if (files === 'remove') plans.forEach(requireNothingInside);
+				return [chains, plans, await readableSnapshots(vm, request.folder)] as const;
 			}).pipe(
 				concatMap(([chains, plans, snapshots]) =>
 					concat(
@@ -78,7 +80,7 @@ export function mergeIn(
 				),
 			);
 		if (request.dryRun === true) return planned$((_, plans) => of(finishedOf(plans, [], true)));
-		const guarded = {vm: {qmp: request.sockets.qmp, name: vm.name}};
+		const guarded = {vm: {qmp: vm.power === 'on' ? vm.sockets.qmp : undefined, name: vm.name}};
 		return withGuard(request, run, guarded, ({guard}) =>
 			concat(
 				recoverVm(vm, {}, undefined),

@@ -7,7 +7,7 @@ import {type HostProcess, sharesMounts} from '../host/processes.ts';
 import {qemuOf} from './capture-machine.ts';
 import type {DiskWithMedium} from './select-disks.ts';
 import {fileOn} from './source-images.ts';
-import type {VmSession} from './vm-session.ts';
+import type {Session} from './vm-session.ts';
 
 /** An image of a chain. */
 export interface Layer {
@@ -32,7 +32,7 @@ export interface VmChains {
 	readonly chains: readonly DiskChain[];
 }
 
-export async function readChains(vm: VmSession): Promise<VmChains> {
+export async function readChains(vm: Session): Promise<VmChains> {
 	const [graph, qemu] = await Promise.all([vm.readGraph(), qemuOf(vm)]);
 	const seesOurFiles = qemu === undefined || (await sharesMounts(qemu.pid));
 	const layerOf = (node: BlockNode): Layer => {

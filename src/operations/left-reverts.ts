@@ -8,7 +8,7 @@ import type {Session} from './vm-session.ts';
  * whether the VM is to go on so is not ours to say.
  */
 export async function tellOfReverts(vm: Session, named?: string): Promise<string[]> {
-	const qemuFolder = vm.power === 'on' ? (await qemuOf(vm))?.cwd : undefined;
+	const qemuFolder = (await qemuOf(vm))?.cwd;
 	const told: string[] = [];
 	for (const folder of snapshotFolders(vm.name, await vm.readGraph(), qemuFolder, named)) {
 		const left = await readReverting(folder);

@@ -4,7 +4,7 @@ import {nodesAbove} from '../block/layers.ts';
 import type {BlockNodes} from '../block/nodes.ts';
 import {tellWhatIsMerged, tellWhatIsSpoiled} from '../snapshots/retell.ts';
 import type {Snapshot} from '../snapshots/snapshots.ts';
-import {clearJournal, type MergeRecord, writeJournal} from './chain-journal.ts';
+import {clearJournal, type MergeRecord, noteMerged, writeJournal} from './chain-journal.ts';
 import type {ChainNews, ChainPace, ChainWork} from './chain-work.ts';
 import {commitActive} from './commit-active.ts';
 import type {VmChains} from './disk-chains.ts';
@@ -117,6 +117,7 @@ async function recordOf(nodes: BlockNodes, plan: MergePlan, files: 'keep' | 'rem
 		layers: going.map(({node}) => node.name),
 		nodes: [...nodesAbove(nodes, going[0].node.name, (kind === 'stream' ? below : into)?.node.name)],
 		files: found,
+		merged: false,
 		images: imagesOf(plan, files === 'remove') ?? null,
 	};
 }
@@ -128,7 +129,7 @@ interface Settling {
 	readonly snapshots: readonly Snapshot[];
 }
 
-function settled({vm}: ChainWork, {plan, record, stillUsed, snapshots}: Settling): Observable<MergeChainsMessage> {
+function settled({vm, run}: ChainWork, {plan, record, stillUsed, snapshots}: Settling): Observable<MergeChainsMessage> {
 	const {disk, kind, into, going} = plan;
 	const liesOn = kind === 'active' ? into.name : disk.medium.filename;
 	const left = going.filter(({file}) => !record.files.some(other => other.file === file));
@@ -136,7 +137,10 @@ function settled({vm}: ChainWork, {plan, record, stillUsed, snapshots}: Settling
 		of({kind: 'merged' as const, disk: disk.name, into: into.name, liesOn}),
 		stillUsed.map(node => ({kind: 'warning' as const, text: `${disk.name}: something still uses the node ${node}`})),
 		// Before the files go: a run that dies is then still known to have merged them.
-		defer(() => tellWhatIsMerged(snapshots, record.images ? [record.images] : [])).pipe(concatMap(() => EMPTY)),
+		defer(async () => {
+			if (vm.power === 'off') await noteMerged(run.folder, disk.name);
+			await tellWhatIsMerged(snapshots, record.images ? [record.images] : []);
+		}).pipe(concatMap(() => EMPTY)),
 		defer(() => removeFiles(vm, record)).pipe(concatMap(messages => from(messages))),
 		left.map(({name}) => ({kind: 'kept' as const, file: name, why: null})),
 	);

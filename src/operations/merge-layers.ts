@@ -11,7 +11,7 @@ import {mergeBitmaps} from './merge-bitmaps.ts';
 import {reachAgain} from './reach-again.ts';
 import {removeNodes} from './remove-nodes.ts';
 import type {DiskWithMedium} from './select-disks.ts';
-import type {VmSession} from './vm-session.ts';
+import type {Session} from './vm-session.ts';
 import {lostErrors} from './with-vm.ts';
 
 /** A merge of layers that leaves the disk on the image that it lies on. Nodes are format nodes of its chain. */
@@ -102,7 +102,7 @@ function goingNodes(nodes: BlockNodes, merge: LayerMerge): readonly string[] {
 	return first ? nodesAbove(nodes, first.name, merge.base) : [];
 }
 
-async function startMerge(vm: VmSession, run: string, merge: LayerMerge, speed: number | undefined): Promise<void> {
+async function startMerge(vm: Session, run: string, merge: LayerMerge, speed: number | undefined): Promise<void> {
 	const {disk, kind, top, base, backingFile} = merge;
 	const common = {
 		'job-id': objectName(run, disk.name),
@@ -136,12 +136,12 @@ async function startMerge(vm: VmSession, run: string, merge: LayerMerge, speed: 
 }
 
 /** Before 11.1 QEMU crashes when it is asked for its nodes while a stream is concluded and not dismissed. */
-function dismissesItself({qmp}: VmSession): boolean {
+function dismissesItself({qmp}: Session): boolean {
 	const {major, minor} = qmp.version.qemu;
 	return major < 11 || (major === 11 && minor < 1);
 }
 
-async function carry(vm: VmSession, merge: LayerMerge): Promise<string[]> {
+async function carry(vm: Session, merge: LayerMerge): Promise<string[]> {
 	const {nodes} = await vm.readGraph();
 	const into = nodes.get(receiverOf(merge));
 	if (!into) return [];
@@ -152,7 +152,7 @@ async function carry(vm: VmSession, merge: LayerMerge): Promise<string[]> {
 }
 
 async function requireMerged(
-	vm: VmSession,
+	vm: Session,
 	merges: readonly LayerMerge[],
 	going: ReadonlyMap<string, readonly string[]>,
 ): Promise<MergeLayersMessage[]> {

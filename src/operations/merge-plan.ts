@@ -1,3 +1,4 @@
+import {QuiesceError} from '../errors.ts';
 import type {MergedImages} from '../snapshots/retell.ts';
 import type {Layer} from './disk-chains.ts';
 import type {DiskWithMedium} from './select-disks.ts';
@@ -28,6 +29,21 @@ export function bytesOf(layers: readonly Layer[]): number | undefined {
 	return layers.reduce<number | undefined>((sum, {node: {allocatedBytes}}) => {
 		return sum === undefined || allocatedBytes === undefined ? undefined : sum + allocatedBytes;
 	}, 0);
+}
+
+/** Throws if a file that is to be removed has snapshots in itself, which would go with it. */
+export function requireNothingInside({disk, going}: MergePlan): void {
+	for (const {name, node} of going) {
+		const names = node.snapshots.map(snapshot => snapshot.name);
+		if (names.length === 0) continue;
+		throw new QuiesceError(
+			'REFUSED',
+			`${disk.name}: ${name} has snapshots in itself, which would go with it: ${names.join(', ')}`,
+			{
+				hint: '`quiesce snapshot delete` removes each, if it is of no more use. To merge, and leave the file: `quiesce commit --keep`.',
+			},
+		);
+	}
 }
 
 /** What snapshots are to be told of it; undefined where images are in no files. */

@@ -1,5 +1,7 @@
 import fs from 'node:fs/promises';
 import path from 'node:path';
+import type {BlockGraph} from '../block/graph.ts';
+import {childOf} from '../block/nodes.ts';
 import {readBlockGraph} from '../block/read-graph.ts';
 import {asError, QuiesceError, UsageError} from '../errors.ts';
 import {commandLineFacts} from '../host/command-line-facts.ts';
@@ -64,16 +66,17 @@ export async function openImages(vm: KnownVm, {folder, transcript, tell}: OpenOp
 		const version = `${major}.${minor}.${micro}`;
 		const detached = vm.disks.map(({name, deviceType}) => ({
 			...{name, deviceType},
-			rootNode: disks.find(disk => disk.name === name)?.node,
+			exportId: disks.find(disk => disk.name === name)?.node,
 		}));
+		const readGraph = (over = qmp): Promise<BlockGraph> => readBlockGraph(over, schema, detached);
 		return {
 			power: 'off',
 			...{qmp, schema, name: vm.name, uuid: vm.uuid, version, running: false, status: 'off'},
 			lockKey: lockKeyOf(vm),
 			daemon: await processServing(socket),
 			machine: machineOf(vm, disks, version),
-			readGraph: () => readBlockGraph(qmp, schema, detached),
-			settle: () => storeBitmaps(qmp, schema, disks, tell),
+			readGraph,
+			settle: async () => storeBitmaps(qmp, await readGraph(), tell),
 			close,
 		};
 	} catch (error) {
@@ -156,6 +159,10 @@ async function nameOf({pid, name}: Opener): Promise<string> {
 async function openDisk(daemon: StorageDaemon, vm: string, disk: OpenDisk): Promise<void> {
 	try {
 		for (const node of nodesOf(disk)) await daemon.qmp.execute('blockdev-add', node);
+		// It holds the place of the device: what merges images, or puts one over them, moves it.
+		const {node} = disk;
+		const root = {'type': 'nbd' as const, 'id': node, 'name': node, 'node-name': node, 'writable': false};
+		await daemon.qmp.execute('block-export-add', root);
 	} catch (cause) {
 		if (!(cause instanceof QmpCommandError)) throw cause;
 		const files = disk.chain.map(({path}) => path);
@@ -180,26 +187,27 @@ function nodesOf({node, chain: [{path, format, kind}]}: OpenDisk): [NamedNode, N
 }
 
 /**
- * Has the bitmaps stored in the images, which closing them does too, but without a word where it fails: opening an image
- * again read-only tells (block/qcow2-bitmap.c qcow2_reopen_bitmaps_ro).
+ * Has the bitmaps stored in the images on which the disks lie, which closing them does too, but without a word where it fails:
+ * opening an image again read-only tells (block/qcow2-bitmap.c qcow2_reopen_bitmaps_ro). One that was opened beneath another
+ * cannot be opened again so, for want of a name.
  */
 async function storeBitmaps(
 	qmp: QmpConnection,
-	schema: QmpSchema,
-	disks: readonly OpenDisk[],
+	{disks, nodes}: BlockGraph,
 	tell: (what: string) => void,
 ): Promise<void> {
-	for (const disk of disks) {
-		const [, format] = nodesOf(disk);
-		if (format.driver !== 'qcow2') continue;
+	for (const {name, medium} of disks) {
+		const node = medium && nodes.get(medium.node);
+		const file = node && childOf(node, 'file');
+		if (!node || file === undefined || node.driver !== 'qcow2' || node.name.startsWith('#')) continue;
+		// What is not named anew, QEMU would take away.
+		const below = node.backing === undefined ? {} : {backing: node.backing};
+		const options = {'driver': 'qcow2' as const, 'node-name': node.name, 'read-only': true, file, ...below};
 		try {
-			// What is not named anew, QEMU would take away.
-			const {backing} = (await readBlockGraph(qmp, schema, [])).nodes.get(disk.node) ?? {};
-			const below = backing === undefined ? {} : {backing};
-			await qmp.execute('blockdev-reopen', {options: [{...format, 'read-only': true, ...below}]});
+			await qmp.execute('blockdev-reopen', {options: [options]});
 		} catch (error) {
 			if (!(error instanceof QmpCommandError) && !(error instanceof QmpDisconnectedError)) throw error;
-			tell(`${disk.name}: the next point has to be full: its bitmaps could not be stored: ${asError(error).message}`);
+			tell(`${name}: the next point has to be full: its bitmaps could not be stored: ${asError(error).message}`);
 		}
 	}
 }

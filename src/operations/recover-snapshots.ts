@@ -19,7 +19,7 @@ import {readChains} from './disk-chains.ts';
 import {settleDeletion} from './settle-deletion.ts';
 import {readableSnapshots, snapshotFolders} from './snapshot-folders.ts';
 import {clearPointer, snapshotOfRun} from './snapshot-pointer.ts';
-import type {VmSession} from './vm-session.ts';
+import type {Session} from './vm-session.ts';
 
 /** Much longer than the moments for which the folder of a live run has no journal. */
 const OWNERLESS_MS = 30_000;
@@ -28,7 +28,7 @@ const OWNERLESS_MS = 30_000;
  * Ends the snapshots of dead runs: those that came as far as the cut are finished, the others undone. Those of another
  * host's, on a shared file system, are left alone. The caller holds the VM's lock. Returns what it did, in words.
  */
-export async function recoverSnapshots(vm: VmSession, named?: string): Promise<string[]> {
+export async function recoverSnapshots(vm: Session, named?: string): Promise<string[]> {
 	const qemuFolder = (await qemuOf(vm))?.cwd;
 	const folders = snapshotFolders(vm.name, await vm.readGraph(), qemuFolder, named);
 	const done: string[] = [];
@@ -60,7 +60,7 @@ export async function recoverSnapshots(vm: VmSession, named?: string): Promise<s
 }
 
 /** Ends the deletions of dead runs, once it is settled what these have merged. Returns what it did, in words. */
-export async function recoverDeletions(vm: VmSession, named?: string): Promise<string[]> {
+export async function recoverDeletions(vm: Session, named?: string): Promise<string[]> {
 	const known = await readableSnapshots(vm, named);
 	const files = new Set((await readChains(vm)).chains.flatMap(({layers}) => layers.flatMap(({file}) => file ?? [])));
 	const done: string[] = [];

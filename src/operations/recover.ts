@@ -58,10 +58,10 @@ export function recoverVm(
 		vm.power === 'on' ? inWords(() => resumeIfLeft(vm.qmp)) : EMPTY,
 		agent ? inWords(() => thawIfLeft(agent)) : EMPTY,
 		// Before what records for them is removed.
-		vm.power === 'on' ? inWords(() => recoverSnapshots(vm, snapshots)) : EMPTY,
+		inWords(() => recoverSnapshots(vm, snapshots)),
 		// Before the folders of dead runs go, in which it says what they were about.
-		vm.power === 'on' ? inWords(() => settleLeftMerges(vm, snapshots)) : EMPTY,
-		vm.power === 'on' ? inWords(() => recoverDeletions(vm, snapshots)) : EMPTY,
+		inWords(() => settleLeftMerges(vm, snapshots)),
+		inWords(() => recoverDeletions(vm, snapshots)),
 		inWords(() => tellOfReverts(vm, snapshots)),
 		inWords(() => removeLeftovers(vm, scratch)),
 		inWords(async () => (repository ? removeDeadPartials(repository, vm.name) : [])),

@@ -18,24 +18,24 @@ import {identify} from './plan-copies.ts';
 import type {Quiescer} from './quiescer.ts';
 import {recoverVm} from './recover.ts';
 import {selectSnapshotDisks} from './select-snapshot-disks.ts';
-import type {SnapshotMessage, SnapshotRequest} from './snapshot-messages.ts';
+import type {SnapshotMessage, AnySnapshotRequest} from './snapshot-messages.ts';
 import {type SnapshotCutter, type SnapshotTask, takeSnapshot} from './take-snapshot.ts';
-import {lookAgain, type VmSession} from './vm-session.ts';
+import {lookAgain, type Session} from './vm-session.ts';
 import {type GuardedRun, withGuard} from './with-guard.ts';
 import {withQuiescer} from './with-quiescer.ts';
-import {withVm} from './with-vm.ts';
+import {withAnyVm} from './with-vm.ts';
 
 /**
- * Takes a snapshot of a running VM. External: from one instant on the guest writes to overlays, and its images stay as they
- * are. Internal: the images keep in themselves what they held. Cold: each subscription takes one. Ends with `finished`, or
+ * Takes a snapshot of a VM. External: from one instant on the guest writes to overlays, and its images stay as they are; one
+ * that is off is to be started from them. Internal: the images keep in themselves what they held. Cold: each subscription takes one. Ends with `finished`, or
  * fails: before the cut without a trace, after it with the snapshot in place.
  */
-export function createSnapshot(request: SnapshotRequest): Observable<SnapshotMessage> {
+export function createSnapshot(request: AnySnapshotRequest): Observable<SnapshotMessage> {
 	refuseWithMemory(request);
 	const doing = `snapshot since ${new Date().toISOString()}`;
 	const {member = ALONE} = request;
-	return withVm(request, doing, (vm, run) => {
-		const {qmp, agent} = request.sockets;
+	return withAnyVm(request, doing, (vm, run) => {
+		const {qmp, agent} = vm.power === 'on' ? vm.sockets : {};
 		return withGuard(request, run, {agent, vm: {qmp, name: vm.name}}, guarded =>
 			concat(
 				defer(() => {
@@ -50,7 +50,8 @@ export function createSnapshot(request: SnapshotRequest): Observable<SnapshotMes
 	});
 }
 
-function refuseWithMemory({memory, quiesce, kind, member}: SnapshotRequest): void {
+function refuseWithMemory({memory, quiesce, kind, member, sockets}: AnySnapshotRequest): void {
+	if (memory !== undefined && !('qmp' in sockets)) throw new UsageError('a VM that is off has no memory to save');
 	if (memory !== undefined && member) {
 		throw new UsageError('the memory of several VMs cannot be saved at one instant, so --memory goes without --group', {
 			hint: 'Leave out --memory, or take a snapshot of each VM by itself.',
@@ -71,7 +72,7 @@ function refuseWithMemory({memory, quiesce, kind, member}: SnapshotRequest): voi
 	}
 }
 
-function quiesced(request: SnapshotRequest, vm: VmSession, guarded: GuardedRun): Observable<SnapshotMessage> {
+function quiesced(request: AnySnapshotRequest, vm: Session, guarded: GuardedRun): Observable<SnapshotMessage> {
 	// A guest that was frozen at the instant would be so in the memory.
 	const policy = request.memory === undefined ? request.quiesce : 'never';
 	return withQuiescer({...request, quiesce: policy}, vm, guarded, (quiescer, whyNot) =>
@@ -80,8 +81,8 @@ function quiesced(request: SnapshotRequest, vm: VmSession, guarded: GuardedRun):
 }
 
 async function prepare(
-	request: SnapshotRequest,
-	vm: VmSession,
+	request: AnySnapshotRequest,
+	vm: Session,
 	guarded: GuardedRun,
 	quiescer: Quiescer | undefined,
 	whyNotQuiesced: string | undefined,
@@ -115,13 +116,13 @@ async function prepare(
 
 	async function chooseCutter(): Promise<SnapshotCutter> {
 		const {memory} = request;
-		if (memory === undefined) return frozenCutter(request, vm, quiescer, plan, nodes);
+		if (memory === undefined || vm.power === 'off') return frozenCutter(request, vm, quiescer, plan, nodes);
 		if (plan.kind === 'internal') {
 			const {name: snapshot, disks} = plan;
 			const vmstate = await prepareMemoryInside(vm, {disks, nodes});
 			return insideCutter({vm, run: run.id, snapshot, disks, nodes, vmstate});
 		}
-		return memoryCutter({request: {...request, memory}, vm, guarded, qemuUid, mark: await prepareMemory(vm, memory)});
+		return memoryCutter({request: {...request, sockets: vm.sockets, memory}, vm, guarded, qemuUid, mark: await prepareMemory(vm, memory)});
 	}
 
 	/** The cut cannot be taken back; under `require` it is a failure all the same. */
@@ -137,8 +138,8 @@ async function prepare(
 
 /** What has to be known of a VM before any snapshot; `nodes` are those of its disks. Changes nothing. */
 async function prepareSnapshot(
-	request: SnapshotRequest,
-	vm: VmSession,
+	request: AnySnapshotRequest,
+	vm: Session,
 	run: SnapshotTask['run'],
 ): Promise<SnapshotTask & {readonly qemuUid: number | undefined; readonly nodes: readonly string[]}> {
 	const graph = await vm.readGraph();
@@ -174,8 +175,8 @@ async function prepareSnapshot(
 }
 
 function frozenCutter(
-	request: SnapshotRequest,
-	{qmp}: VmSession,
+	request: AnySnapshotRequest,
+	{qmp, power}: Session,
 	quiescer: Quiescer | undefined,
 	{name, kind}: SnapshotPlan,
 	nodes: readonly string[],
@@ -183,10 +184,10 @@ function frozenCutter(
 	return {
 		wants: 'disks',
 		cut: async disks => {
-			const record = await cutFrozen({...request, called: name}, quiescer, async () => {
+			const record = await cutFrozen({...request, power, called: name}, quiescer, async () => {
 				const actions = kind === 'internal' ? internalSnapshotActions(nodes, name) : overlayActions(disks);
 				const ms = await timed(() => qmp.execute('transaction', {actions}));
-				return {standstill: {of: 'disks', seconds: ms / 1000}};
+				return {standstill: power === 'on' ? {of: 'disks', seconds: ms / 1000} : null};
 			});
 			// In a group it can be taken back.
 			if (request.member && request.quiesce === 'require' && record.degraded !== undefined) {

@@ -11,10 +11,10 @@ import {deleteInternal, holdersOf} from './internal-snapshots.ts';
 import {imagesOf} from './merge-plan.ts';
 import {planDeletion} from './plan-snapshot-deletion.ts';
 import {snapshotFolders, snapshotsIn} from './snapshot-folders.ts';
-import {openVm, type VmSession} from './vm-session.ts';
-import {type VmRequest, withVm} from './with-vm.ts';
+import type {Session} from './vm-session.ts';
+import {type AnyVmRequest, lookAt, withAnyVm} from './with-vm.ts';
 
-export interface DeleteSnapshotRequest extends VmRequest, ChainPace {
+export interface DeleteSnapshotRequest extends AnyVmRequest, ChainPace {
 	readonly snapshot: string;
 	/** Where snapshots are told of, besides the folders of the images. */
 	readonly folder?: string | undefined;
@@ -28,11 +28,11 @@ export type DeleteSnapshotMessage =
 	| {readonly kind: 'deleted'; readonly snapshot: string; readonly moved: readonly MovedDisk[]};
 
 /**
- * Deletes a snapshot of a running VM, which goes on; what its disks hold stays as it is. An external one by merging each
+ * Deletes a snapshot of a VM, which goes on if it runs; what its disks hold stays as it is. An external one by merging each
  * overlay with its base; failed or aborted before `settling` the snapshot is still there. Cold.
  */
 export function deleteSnapshot(request: DeleteSnapshotRequest): Observable<DeleteSnapshotMessage> {
-	return defer(() => find(request)).pipe(
+	return defer(() => lookAt(request, 'snapshot delete', vm => findIn(vm, request))).pipe(
 		concatMap(({snapshot, others}) =>
 			snapshot?.manifest.kind === 'external'
 				? deleteExternal(request, snapshot, others)
@@ -46,16 +46,7 @@ interface Found {
 	readonly others: readonly Snapshot[];
 }
 
-async function find(request: DeleteSnapshotRequest): Promise<Found> {
-	const vm = await openVm(request.sockets, request);
-	try {
-		return await findIn(vm, request);
-	} finally {
-		await vm.close();
-	}
-}
-
-async function findIn(vm: VmSession, {snapshot: name, folder}: DeleteSnapshotRequest): Promise<Found> {
+async function findIn(vm: Session, {snapshot: name, folder}: DeleteSnapshotRequest): Promise<Found> {
 	const graph = await vm.readGraph();
 	const known = await snapshotsIn(snapshotFolders(vm.name, graph, (await qemuOf(vm))?.cwd, folder));
 	const [found, ...more] = known.filter(one => one.name === name);
@@ -117,7 +108,7 @@ function deleteInside(
 	snapshot: Snapshot | undefined,
 ): Observable<DeleteSnapshotMessage> {
 	const {snapshot: name} = request;
-	return withVm(request, `snapshot delete since ${new Date().toISOString()}`, vm =>
+	return withAnyVm(request, `snapshot delete since ${new Date().toISOString()}`, vm =>
 		defer(async () => {
 			const holders = holdersOf(await vm.readGraph(), name);
 			const held: DeleteSnapshotMessage = {kind: 'held', vm: vm.name, disks: holders.map(({disk}) => disk)};

@@ -4,7 +4,7 @@ import {snapshotsFolder} from '../snapshots/layout.ts';
 import {type DamagedSnapshot, listSnapshots, type Snapshot} from '../snapshots/snapshots.ts';
 import {qemuOf} from './capture-machine.ts';
 import {fileOn} from './source-images.ts';
-import type {VmSession} from './vm-session.ts';
+import type {Session} from './vm-session.ts';
 
 /** Where snapshots of a VM may be told of: beside every image of its disks, and in a folder that was named. */
 export function snapshotFolders(
@@ -28,7 +28,7 @@ export async function snapshotsIn(folders: readonly string[]): Promise<readonly 
 }
 
 /** Those of them of a VM that can be read. */
-export async function readableSnapshots(vm: VmSession, named: string | undefined): Promise<readonly Snapshot[]> {
+export async function readableSnapshots(vm: Session, named: string | undefined): Promise<readonly Snapshot[]> {
 	const folders = snapshotFolders(vm.name, await vm.readGraph(), (await qemuOf(vm))?.cwd, named);
 	return (await snapshotsIn(folders)).flatMap(one => (one.state === 'readable' ? [one] : []));
 }

@@ -10,10 +10,9 @@ import {readChains, type VmChains} from './disk-chains.ts';
 import {imagesOver} from './image-users.ts';
 import {snapshotFolders, snapshotsIn} from './snapshot-folders.ts';
 import {vmStateIn} from './internal-snapshots.ts';
-import {openVm} from './vm-session.ts';
-import type {VmRequest} from './with-vm.ts';
+import {type AnyVmRequest, lookAt} from './with-vm.ts';
 
-export interface SnapshotListRequest extends Pick<VmRequest, 'sockets' | 'signal' | 'transcript'> {
+export interface SnapshotListRequest extends AnyVmRequest {
 	/** Where snapshots are told of, besides the folders of the images. */
 	readonly folder?: string | undefined;
 }
@@ -63,10 +62,9 @@ export interface SnapshotReport {
 	readonly disks: readonly ListedDisk[];
 }
 
-/** What snapshots a running VM has, and what its disks are made of. Reads and changes nothing. */
+/** What snapshots a VM has, and what its disks are made of. Reads and changes nothing. */
 export async function listVmSnapshots(request: SnapshotListRequest): Promise<SnapshotReport> {
-	const vm = await openVm(request.sockets, request);
-	try {
+	return lookAt(request, 'snapshot list', async vm => {
 		const chains = await readChains(vm);
 		const folders = snapshotFolders(vm.name, chains.graph, chains.qemu?.cwd, request.folder);
 		const found = await snapshotsIn(folders);
@@ -77,9 +75,7 @@ export async function listVmSnapshots(request: SnapshotListRequest): Promise<Sna
 			snapshots: [...noted, ...(await unfinishedIn(folders)), ...unnoted(chains, names)].sort(byTime),
 			disks: await describeDisks(chains, found),
 		};
-	} finally {
-		await vm.close();
-	}
+	});
 }
 
 function byTime(one: ListedSnapshot, other: ListedSnapshot): number {

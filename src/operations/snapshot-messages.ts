@@ -1,5 +1,6 @@
 import type {MemoryMode, MemoryProgress} from '../migration/save-memory.ts';
 import type {QuiesceRequest} from './with-quiescer.ts';
+import type {AnyVmRequest} from './with-vm.ts';
 import type {CutRecord} from './backup-messages.ts';
 import type {GroupMember} from './group.ts';
 import type {DiskSelection} from './select-disks.ts';
@@ -23,6 +24,9 @@ export interface SnapshotRequest extends QuiesceRequest, DiskSelection {
 	/** Plan, and stop there. */
 	readonly dryRun?: boolean;
 }
+
+/** The same of a VM that may be off. */
+export type AnySnapshotRequest = Omit<SnapshotRequest, 'sockets'> & Pick<AnyVmRequest, 'sockets'>;
 
 export interface PlannedOverlay {
 	readonly name: string;

@@ -140,3 +140,11 @@ async function statOf(file: string): Promise<Stats | undefined> {
 		throw error;
 	}
 }
+
+/** Undefined for what cannot be looked at. */
+export async function inodeOf(file: string): Promise<number | undefined> {
+	return fs.stat(file).then(
+		({ino}) => ino,
+		() => undefined,
+	);
+}

@@ -1,7 +1,6 @@
 import path from 'node:path';
 import {concat, concatMap, defer, EMPTY, lastValueFrom, map, merge, type Observable, of, timeout} from 'rxjs';
 import {objectName} from '../block/names.ts';
-import {readBlockGraph} from '../block/read-graph.ts';
 import {addOverlayNodes, type OverlaidDisk, overlayActions, removeOverlayNodes} from '../cut/external-snapshot.ts';
 import {beginRecording} from '../cut/recording.ts';
 import {timed} from '../cut/timed.ts';
@@ -199,7 +198,7 @@ async function finish(
 /** Also where QEMU has gone: what the guest wrote last is in the overlays alone. */
 async function takeOverlaysAway({request, vm, run}: PointTask, disks: readonly Overlaid[], made: Made): Promise<void> {
 	const reached = await reachAgain(vm, async qmp => {
-		await commitOverlays({...vm, qmp, readGraph: () => readBlockGraph(qmp, vm.schema)}, run.id, request.tell);
+		await commitOverlays({...vm, qmp, readGraph: () => vm.readGraph(qmp)}, run.id, request.tell);
 		await removeOverlayNodes(
 			qmp,
 			disks.map(({overlay}) => overlay.node),

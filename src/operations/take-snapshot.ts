@@ -1,7 +1,6 @@
 import fs from 'node:fs/promises';
 import path from 'node:path';
 import {defer, EMPTY, from, type Observable} from 'rxjs';
-import type {BlockGraph} from '../block/graph.ts';
 import {addOverlayNodes, carryBitmaps, type OverlaidDisk} from '../cut/external-snapshot.ts';
 import {QuiesceError} from '../errors.ts';
 import type {Machine} from '../repository/machine.ts';
@@ -15,19 +14,18 @@ import type {CutRecord} from './backup-messages.ts';
 import type {PlannedSnapshot} from './plan-snapshot.ts';
 import {ALONE, type AnnouncedGroup, type GroupMember} from './group.ts';
 import {reachAgain} from './reach-again.ts';
-import {readBlockGraph} from '../block/read-graph.ts';
 import type {Run} from './run.ts';
 import {removeMadeOverlays} from './remove-made-overlays.ts';
 import {settleSnapshot} from './settle-snapshot.ts';
 import type {SnapshotMessage} from './snapshot-messages.ts';
 import {clearPointer, pointToSnapshot} from './snapshot-pointer.ts';
-import type {VmSession} from './vm-session.ts';
+import type {Session} from './vm-session.ts';
 import {lostErrors, type VmRequest} from './with-vm.ts';
 
 /** All that was asked for, found and decided before a snapshot is taken. */
 export interface SnapshotTask {
-	readonly request: VmRequest & {readonly member?: GroupMember | undefined};
-	readonly vm: VmSession;
+	readonly request: Omit<VmRequest, 'sockets'> & {readonly member?: GroupMember | undefined};
+	readonly vm: Session;
 	readonly run: Run;
 	readonly planned: PlannedSnapshot;
 	/** What the documents are to say. */
@@ -158,7 +156,7 @@ async function finish(
 	return [...problems.map(text => ({kind: 'warning' as const, text})), {kind: 'finished', manifest, folder}];
 }
 
-async function requireInPlace(vm: VmSession, {overlays}: PlannedSnapshot): Promise<void> {
+async function requireInPlace(vm: Session, {overlays}: PlannedSnapshot): Promise<void> {
 	const graph = await vm.readGraph();
 	for (const {disk, overlaid} of overlays) {
 		const now = graph.disks.find(({name}) => name === disk.name)?.medium?.node;
@@ -174,8 +172,8 @@ function settle({request, vm, run, qemuFolder}: SnapshotTask, {partial, mayAppea
 	return defer(async () => {
 		const words =
 			(await reachAgain(vm, qmp => {
-				const readGraph = (): Promise<BlockGraph> => readBlockGraph(qmp, vm.schema);
-				return settleSnapshot({...vm, qmp, readGraph, qemuFolder}, partial, mayAppear ? 'finish' : 'take back');
+				const again = {...vm, qmp, readGraph: () => vm.readGraph(qmp), qemuFolder};
+				return settleSnapshot(again, partial, mayAppear ? 'finish' : 'take back');
 			})) ?? (await removeMadeOverlays(partial));
 		for (const text of words.filter(isNews)) request.tell(text);
 		await clearPointer(run.folder);

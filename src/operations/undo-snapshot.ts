@@ -12,13 +12,13 @@ import {planCommits} from './plan-commit.ts';
 import {identify} from './plan-copies.ts';
 import {removeMadeOverlays} from './remove-made-overlays.ts';
 import {removeFiles} from './settle-merge.ts';
-import type {VmSession} from './vm-session.ts';
+import type {Session} from './vm-session.ts';
 
 /** The VM of an unfinished snapshot, as it is now. */
-export interface SettlingVm extends VmSession {
+export type SettlingVm = Session & {
 	/** To which names of images are relative, where it is known. */
 	readonly qemuFolder: string | undefined;
-}
+};
 
 /**
  * Why the overlays of a snapshot could not be committed at once, in words: another job, another program's image over one of them, or

@@ -1,4 +1,3 @@
-import fs from 'node:fs/promises';
 import path from 'node:path';
 import {QuiesceError, UsageError} from '../errors.ts';
 import type {ImageFormat} from '../images/qemu-img.ts';
@@ -7,6 +6,7 @@ import type {StoredDisk} from '../repository/manifest.ts';
 import {listPoints, type Point, readMachine} from '../repository/points.ts';
 import {previewRepository} from '../repository/repository.ts';
 import type {DiskSelection} from './select-disks.ts';
+import {inodeOf} from './source-images.ts';
 
 /** A VM that is off, as the operator names it. */
 export interface VmImages {
@@ -116,11 +116,4 @@ async function imageOf(
 		);
 	}
 	return {path: image, format};
-}
-
-async function inodeOf(file: string): Promise<number | undefined> {
-	return fs.stat(file).then(
-		({ino}) => ino,
-		() => undefined,
-	);
 }

@@ -34,8 +34,8 @@ interface OpenSession {
 	/** Whether the guest's processors ran when the session was opened, and QEMU's word for why not. */
 	readonly running: boolean;
 	readonly status: string;
-	/** The disks and the nodes as they are at this moment. */
-	readGraph(): Promise<BlockGraph>;
+	/** The disks and the nodes as they are at this moment; over another connection to the same if this one has gone. */
+	readGraph(over?: QmpConnection): Promise<BlockGraph>;
 	/** Whoever opened the session closes it. */
 	close(): Promise<void>;
 }
@@ -94,7 +94,7 @@ export async function openVm(
 		return {
 			power: 'on',
 			...{qmp, schema, name: called, uuid, lockKey, version: `${major}.${minor}.${micro}`, running, status, sockets},
-			readGraph: () => readBlockGraph(qmp, schema),
+			readGraph: (over = qmp) => readBlockGraph(over, schema),
 			close: () => qmp.close(),
 		};
 	} catch (error) {

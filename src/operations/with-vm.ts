@@ -1,11 +1,12 @@
 import {setTimeout as delay} from 'node:timers/promises';
-import {concatMap, defer, type Observable} from 'rxjs';
+import {concatMap, defer, lastValueFrom, type Observable} from 'rxjs';
 import {asError} from '../errors.ts';
 import {type HostLock, LockedError, type LockHolder, takeLock} from '../host/lock.ts';
 import type {Transcript} from '../qmp/transcript.ts';
 import {scoped} from '../rx/scoped.ts';
 import {beginRun, type Run} from './run.ts';
 import {lockKeyOf, openImages} from './open-images.ts';
+import {recoverClosed} from './recover-closed.ts';
 import type {DiskSelection} from './select-disks.ts';
 import {findVmImages, type KnownVm, type VmImages} from './vm-images.ts';
 import {type ImagesSession, openVm, type Session, type VmSession, type VmSockets} from './vm-session.ts';
@@ -37,6 +38,29 @@ export function withAnyVm<Message>(
 		: defer(() => findVmImages(sockets, request)).pipe(concatMap(known => withImages(request, known, doing, use)));
 }
 
+/** What `look` finds in a VM, of which it changes nothing; without a lock if it runs. */
+export async function lookAt<Value extends object>(
+	request: AnyVmRequest,
+	doing: string,
+	look: (vm: Session) => Promise<Value>,
+): Promise<Value> {
+	const {sockets} = request;
+	if (!('qmp' in sockets)) {
+		const found = await lastValueFrom(
+			withAnyVm(request, doing, session => defer(() => look(session))),
+			{defaultValue: undefined},
+		);
+		if (!found) throw new Error('nobody has looked');
+		return found;
+	}
+	const vm = await openVm(sockets, request);
+	try {
+		return await look(vm);
+	} finally {
+		await vm.close();
+	}
+}
+
 /** Cold: takes the lock of the VM, begins a run, opens the images, and ends all three in the opposite order. */
 function withImages<Message>(
 	request: AnyVmRequest,
@@ -56,7 +80,10 @@ function withImages<Message>(
 				onLostError,
 				use: () =>
 					scoped({
-						acquire: () => openImages(known, {...request, folder: run.folder}),
+						acquire: async () => {
+							for (const text of await recoverClosed(known)) request.tell(text);
+							return openImages(known, {...request, folder: run.folder});
+						},
 						release: async (vm, outcome) => {
 							if (outcome === 'completed') await vm.settle();
 							await vm.close();

@@ -21,7 +21,7 @@ function remove(written: WrittenVm, snapshot: string, rest: {dryRun?: boolean} =
 }
 
 async function list(written: WrittenVm) {
-	return listVmSnapshots({sockets: {qmp: {unix: written.vm.qmpPath}}, signal: new AbortController().signal});
+	return listVmSnapshots(snapshotRequest(written.vm));
 }
 
 test('snapshots are listed, and deleted by what moves less, while backups go on as increments', async () => {

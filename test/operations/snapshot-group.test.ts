@@ -50,7 +50,7 @@ function take(
 }
 
 async function listed({sockets}: WritingVm): Promise<readonly ListedSnapshot[]> {
-	return (await listVmSnapshots({sockets, signal: new AbortController().signal})).snapshots;
+	return (await listVmSnapshots({sockets, signal: new AbortController().signal, tell: () => undefined})).snapshots;
 }
 
 function recovery({sockets: {qmp}}: WritingVm): Promise<string[]> {

@@ -4,9 +4,11 @@ import {chainOptions, type ChainOptions, paceOf} from '../chain-options.ts';
 import {mergePrinter} from '../merge-printer.ts';
 import {printAll} from '../printer.ts';
 import {type GlobalOptions, runCommand} from '../run-command.ts';
-import {socketsOf, type VmOptions, vmOptions} from '../vm-options.ts';
+import {type OffOptions, offOptions, vmOf} from '../off-options.ts';
+import {type RepositoryOption, repositoryIfAny, repositoryOption} from '../repository-options.ts';
+import {type VmOptions, vmOptions} from '../vm-options.ts';
 
-interface Options extends GlobalOptions, VmOptions, ChainOptions {
+interface Options extends GlobalOptions, VmOptions, ChainOptions, OffOptions, RepositoryOption {
 	readonly top?: string;
 	readonly base?: string;
 	readonly keep: boolean;
@@ -14,9 +16,9 @@ interface Options extends GlobalOptions, VmOptions, ChainOptions {
 }
 
 export function build(yargs: Argv): Argv {
-	return chainOptions(vmOptions(yargs), 'Commit:')
+	return repositoryOption(offOptions(chainOptions(vmOptions(yargs), 'Commit:')))
 		.usage(
-			'$0 commit [VM]\n\nMerges overlays of the disks of a running VM down into what they lie on, while the guest goes on: ' +
+			'$0 commit [VM]\n\nMerges overlays of the disks of a VM down into what they lie on, while the guest goes on, if it runs: ' +
 				'by default the active layer of every disk into the one beneath it. The disk then lies on that, and the overlay is ' +
 				'removed once nothing uses it. Cancelled before the end, each disk stays on what it lies on.',
 		)
@@ -39,7 +41,7 @@ export function run(options: Options): Promise<void> {
 		const request = {
 			...context,
 			...paceOf(options),
-			sockets: await socketsOf(options),
+			sockets: await vmOf(options, options, repositoryIfAny(options)),
 			disks: disk,
 			top,
 			base,

@@ -4,18 +4,20 @@ import {chainOptions, type ChainOptions, paceOf} from '../chain-options.ts';
 import {mergePrinter} from '../merge-printer.ts';
 import {printAll} from '../printer.ts';
 import {type GlobalOptions, runCommand} from '../run-command.ts';
-import {socketsOf, type VmOptions, vmOptions} from '../vm-options.ts';
+import {type OffOptions, offOptions, vmOf} from '../off-options.ts';
+import {type RepositoryOption, repositoryIfAny, repositoryOption} from '../repository-options.ts';
+import {type VmOptions, vmOptions} from '../vm-options.ts';
 
-interface Options extends GlobalOptions, VmOptions, ChainOptions {
+interface Options extends GlobalOptions, VmOptions, ChainOptions, OffOptions, RepositoryOption {
 	readonly base?: string;
 	readonly delete: boolean;
 	readonly dryRun: boolean;
 }
 
 export function build(yargs: Argv): Argv {
-	return chainOptions(vmOptions(yargs), 'Stream:')
+	return repositoryOption(offOptions(chainOptions(vmOptions(yargs), 'Stream:')))
 		.usage(
-			'$0 stream [VM]\n\nPulls what the disks of a running VM lie on up into their active layers, while the guest goes on, ' +
+			'$0 stream [VM]\n\nPulls what the disks of a VM lie on up into their active layers, while the guest goes on, if it runs, ' +
 				'so that they lie on nothing else, or on --base alone. What they lay on is not changed, and left where it is. ' +
 				'Cancelled before the end, each disk lies on what it lay on.',
 		)
@@ -39,7 +41,14 @@ export function build(yargs: Argv): Argv {
 export function run(options: Options): Promise<void> {
 	return runCommand(options, async context => {
 		const {disk, base, delete: remove, dryRun} = options;
-		const request = {...context, ...paceOf(options), sockets: await socketsOf(options), disks: disk, base, dryRun};
+		const request = {
+			...context,
+			...paceOf(options),
+			sockets: await vmOf(options, options, repositoryIfAny(options)),
+			disks: disk,
+			base,
+			dryRun,
+		};
 		const printer = mergePrinter({...context, dryRun});
 		await printAll(stream({...request, delete: remove}), printer);
 		return undefined;

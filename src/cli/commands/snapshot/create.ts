@@ -3,7 +3,7 @@ import {UsageError} from '../../../errors.ts';
 import {MEMORY_MODES, type MemoryMode} from '../../../migration/save-memory.ts';
 import {createSnapshot} from '../../../operations/snapshot-create.ts';
 import {createSnapshotGroup, type GroupSnapshotMessage} from '../../../operations/snapshot-group.ts';
-import type {SnapshotRequest} from '../../../operations/snapshot-messages.ts';
+import type {AnySnapshotRequest, SnapshotRequest} from '../../../operations/snapshot-messages.ts';
 import {type CutOptions, cutOptions, quiesceWishes} from '../../cut-options.ts';
 import {groupDisks} from '../../group-disks.ts';
 import {groupOf, type GroupOptions, groupOptions} from '../../group-options.ts';
@@ -12,9 +12,10 @@ import {printAndLog} from '../../printer.ts';
 import {parseDuration} from '../../quantities.ts';
 import {type CommandContext, type GlobalOptions, runCommand} from '../../run-command.ts';
 import {printWords, snapshotPrinter} from '../../snapshot-printer.ts';
-import {socketsOf} from '../../vm-options.ts';
+import {type OffOptions, offOptions, requireOn, vmOf} from '../../off-options.ts';
+import {type RepositoryOption, repositoryIfAny, repositoryOption} from '../../repository-options.ts';
 
-interface Options extends GlobalOptions, GroupOptions, CutOptions {
+interface Options extends GlobalOptions, GroupOptions, CutOptions, OffOptions, RepositoryOption {
 	readonly internal: boolean;
 	readonly overlayTemplate?: string;
 	readonly folder?: string;
@@ -24,7 +25,7 @@ interface Options extends GlobalOptions, GroupOptions, CutOptions {
 }
 
 export function build(yargs: Argv): Argv {
-	return cutOptions(groupOptions(yargs))
+	return cutOptions(repositoryOption(offOptions(groupOptions(yargs))))
 		.usage(
 			'$0 snapshot create VM [NAME]\n$0 snapshot create VM… --group GROUP [--name NAME]\n\nFrom one instant on lets the guest write to new images over those that it has, which ' +
 				'then hold what its disks held: all at once, with the file systems frozen. Prints the name of the snapshot, and ' +
@@ -110,9 +111,9 @@ async function takeOne(options: Options, context: CommandContext): Promise<void>
 		});
 	}
 	const {vm, name} = namesOf({vm: first, qmp: options.qmp, snapshot: second});
-	const request: SnapshotRequest = {
+	const request: AnySnapshotRequest = {
 		...requestOf(options, context),
-		sockets: await socketsOf({...rest, vm}),
+		sockets: await vmOf({...rest, vm}, options, repositoryIfAny(options)),
 		snapshot: name,
 		only: options.disk,
 		exclude: options.exclude,
@@ -122,6 +123,7 @@ async function takeOne(options: Options, context: CommandContext): Promise<void>
 
 async function takeGroup(options: Options, context: CommandContext): Promise<void> {
 	const {name: snapshot, ...rest} = options;
+	requireOn(options);
 	const group = await groupOf(rest);
 	if (!group) throw new UsageError('no group is named');
 	const disks = groupDisks([...group.members.keys()], options);

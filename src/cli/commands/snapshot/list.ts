@@ -7,16 +7,18 @@ import {formatBytes} from '../../quantities.ts';
 import {type GlobalOptions, runCommand} from '../../run-command.ts';
 import {type Column, formatTable} from '../../table.ts';
 import {printNote, printResult} from '../../terminal.ts';
-import {socketsOf, type VmOptions, vmOptions} from '../../vm-options.ts';
+import {type OffOptions, offOptions, vmOf} from '../../off-options.ts';
+import {type RepositoryOption, repositoryIfAny, repositoryOption} from '../../repository-options.ts';
+import {type VmOptions, vmOptions} from '../../vm-options.ts';
 
-interface Options extends GlobalOptions, VmOptions {
+interface Options extends GlobalOptions, VmOptions, OffOptions, RepositoryOption {
 	readonly folder?: string;
 }
 
 export function build(yargs: Argv): Argv {
-	return vmOptions(yargs)
+	return repositoryOption(offOptions(vmOptions(yargs)))
 		.usage(
-			'$0 snapshot list VM\n\nLists the snapshots of a running VM, external and internal ones, and shows what each of its disks is made of: ' +
+			'$0 snapshot list VM\n\nLists the snapshots of a VM, external and internal ones, and shows what each of its disks is made of: ' +
 				'the image that the guest writes to, and what that lies on.',
 		)
 		.option('folder', {type: 'string', describe: 'Look for snapshots there too', group: 'Snapshot:'})
@@ -24,8 +26,9 @@ export function build(yargs: Argv): Argv {
 }
 
 export function run(options: Options): Promise<void> {
-	return runCommand(options, async ({json, signal, transcript}) => {
-		const request = {sockets: await socketsOf(options), folder: options.folder, signal, transcript};
+	return runCommand(options, async ({json, signal, transcript, tell}) => {
+		const sockets = await vmOf(options, options, repositoryIfAny(options));
+		const request = {sockets, folder: options.folder, signal, transcript, tell};
 		const report = await listVmSnapshots(request);
 		if (json) printResult(toJson(report));
 		else {
