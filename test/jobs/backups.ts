@@ -27,10 +27,10 @@ export function requestFor(vm: BareVm, repository: string, rest: Partial<BackupR
 /** For the VM that {@link requestFor} was for, once it is off. */
 export function requestOff(
 	repository: string,
-	{images = [], ...rest}: Partial<BackupRequest> & {images?: readonly NamedImage[]} = {},
+	{name = 'web', images = [], ...rest}: Partial<BackupRequest> & {name?: string; images?: readonly NamedImage[]} = {},
 ): BackupRequest {
 	return {
-		sockets: {name: 'web', images, repository},
+		sockets: {name, images, repository},
 		signal: new AbortController().signal,
 		tell: () => undefined,
 		quiesce: 'never',

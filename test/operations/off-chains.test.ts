@@ -23,6 +23,11 @@ beforeEach(() => {
 
 const ONE_DISK = [{name: 'vda', sizeBytes: 8 * MIB, fill: 0xaa, format: 'qcow2' as const}];
 
+/** Its lock goes by its name, and is the host's. */
+function newVm(disks?: ConstructorParameters<typeof WrittenVm>[0]): WrittenVm {
+	return new WrittenVm(disks, temporaryFolder(), `off-${process.pid}`);
+}
+
 /** A VM that is off, as what it is started from names it. */
 class OffVm {
 	readonly written: WrittenVm;
@@ -94,7 +99,7 @@ function movedIn(messages: readonly MergeMessage[]): Map<string, string> {
 }
 
 test('snapshots of a VM that is off, and their merges, hold what they should, and increments go on', async () => {
-	const off = new OffVm(new WrittenVm());
+	const off = new OffVm(newVm());
 	const {written} = off;
 	const repository = temporaryFolder();
 	const points = [];
@@ -147,7 +152,7 @@ test('snapshots of a VM that is off, and their merges, hold what they should, an
 });
 
 test('increments of a VM that is off go on over a snapshot that was taken while it ran', async () => {
-	const off = new OffVm(new WrittenVm());
+	const off = new OffVm(newVm());
 	const {written} = off;
 	const repository = temporaryFolder();
 	const points = [];
@@ -167,12 +172,12 @@ test('increments of a VM that is off go on over a snapshot that was taken while 
 });
 
 test('the layers of a VM that runs are refused, and so is its memory', async () => {
-	const off = new OffVm(new WrittenVm(ONE_DISK));
+	const off = new OffVm(newVm(ONE_DISK));
 	const {written} = off;
 	await off.run();
 	await off.snapshot('one');
 	await written.start(ONE_DISK.map(disk => ({...disk, image: off.image('vda')})));
-	const refused = `is in use: VM web, process ${written.vm.pid} (qemu-system-x86) has it open for writing`;
+	const refused = `is in use: VM ${written.name}, process ${written.vm.pid} (qemu-system-x86) has it open for writing`;
 	await expect(lastValueFrom(commit(off.request))).rejects.toThrow(refused);
 	await expect(off.snapshot('two')).rejects.toThrow(refused);
 	await written.quit();
@@ -181,7 +186,7 @@ test('the layers of a VM that runs are refused, and so is its memory', async () 
 });
 
 test('a file that has snapshots in itself is not removed', async () => {
-	const off = new OffVm(new WrittenVm(ONE_DISK));
+	const off = new OffVm(newVm(ONE_DISK));
 	await off.run();
 	await off.snapshot('one');
 	await off.run();
@@ -229,7 +234,7 @@ function swapped(word: string, at: number, words: readonly string[]): string[] {
 }
 
 async function readyForSnapshot() {
-	const off = new OffVm(new WrittenVm(ONE_DISK));
+	const off = new OffVm(newVm(ONE_DISK));
 	const repository = temporaryFolder();
 	await off.run();
 	const full = await off.written.backOff(repository, {images: off.images});
@@ -276,7 +281,7 @@ test.each(COMMIT_STEPS)('a commit that is killed at %s loses nothing', {timeout:
 });
 
 async function readyForCommit() {
-	const off = new OffVm(new WrittenVm(ONE_DISK));
+	const off = new OffVm(newVm(ONE_DISK));
 	const base = off.image('vda');
 	for (const name of ['one', 'two']) {
 		await off.run();

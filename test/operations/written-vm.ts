@@ -92,7 +92,7 @@ export class WrittenVm {
 	/** The same while it is off, from its images, in which nobody writes. */
 	async backOff(repository: string, rest: Parameters<typeof requestOff>[1] = {}): Promise<Taken> {
 		const held = new Map([...this.contents].map(([disk, content]) => [disk, Buffer.from(content)]));
-		const messages = await take(requestOff(repository, rest));
+		const messages = await take(requestOff(repository, {name: this.name, ...rest}));
 		const warnings = messages.flatMap(message => (message.kind === 'warning' ? [message.text] : []));
 		return {finished: finishedOf(messages), held, warnings};
 	}
