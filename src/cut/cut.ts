@@ -50,5 +50,5 @@ export interface CutTaken {
 	readonly ms: number;
 }
 
-export const CUT_METHODS = ['fleece', 'push', 'overlay'] as const;
+export const CUT_METHODS = ['fleece', 'push', 'pull', 'overlay'] as const;
 export type CutMethod = (typeof CUT_METHODS)[number];

@@ -88,15 +88,19 @@ export async function prepareFleece(context: FleeceContext, disks: readonly Flee
 	};
 }
 
+/** A cut of which whoever reads takes what he likes. */
+export interface CutView extends Pick<Cut, 'pauses' | 'take' | 'release'> {
+	/** After the instant: lets the disks be seen as they were. */
+	readonly show: () => Promise<void>;
+}
+
 /** The same instant without anybody who copies: whoever reads takes the nodes that {@link accessTo} names. */
-export async function prepareFleecedView(
-	context: FleeceContext,
-	disks: readonly ViewedDisk[],
-): Promise<Pick<Cut, 'pauses' | 'take'> & {readonly show: () => Promise<void>}> {
-	const {pauses, take, show} = await prepareAccess(context, disks);
+export async function prepareFleecedView(context: FleeceContext, disks: readonly ViewedDisk[]): Promise<CutView> {
+	const {pauses, take, show, release} = await prepareAccess(context, disks);
 	return {
 		pauses,
 		take,
+		release,
 		show: async () => {
 			await show();
 			const actions = disks.flatMap(disk => copyOfChanges(context.run, disk));

@@ -18,6 +18,20 @@ const RECEIVE_BYTES = 256 * 1024;
 /** What one request for status asks about: its length has 32 bits, unless headers are extended. A multiple of any cluster. */
 const MAX_STATUS_BYTES = {structured: 0x8000_0000, extended: Number.MAX_SAFE_INTEGER};
 
+const MAX_LENGTH = 0xffff_ffff;
+const DOING: Partial<Record<number, string>> = {
+	[COMMAND.read]: 'read',
+	[COMMAND.write]: 'write',
+	[COMMAND.writeZeroes]: 'write zeroes to',
+};
+
+/** What a write is answered with: nothing but that it is done. */
+const DONE: Pick<Reply, 'take'> = {
+	*take(type) {
+		throw new NbdError(`the server answers a write with chunk ${type}`);
+	},
+};
+
 export interface NbdOptions {
 	/** Such as `base:allocation`. Connecting fails if the export lacks one. */
 	readonly metaContexts?: readonly string[];
@@ -32,7 +46,7 @@ interface Waiting extends Reply {
 }
 
 /**
- * Reads an export of an NBD server that is not trusted. Many requests may be under way at once. A request has no deadline,
+ * Reads an export of an NBD server that is not trusted, and writes to one. Many requests may be under way at once. A request has no deadline,
  * since storage may take its time; the caller has a signal. The caller closes it.
  */
 export class NbdClient {
@@ -134,6 +148,21 @@ export class NbdClient {
 		return await this.#request(COMMAND.blockStatus, offset, within, reply, () => reply.whole());
 	}
 
+	/** At most 32 MiB. `data` is the client's until the promise is settled. */
+	async write(offset: number, data: Buffer): Promise<void> {
+		const {length} = data;
+		this.#checkRange(offset, length);
+		if (length > MAX_PAYLOAD_BYTES) throw new RangeError(`a write of ${length} bytes`);
+		await this.#request(COMMAND.write, offset, length, DONE, () => undefined, data);
+	}
+
+	/** Less than 4 GiB. What the server can store so it stores as a hole. */
+	async writeZeroes(offset: number, length: number): Promise<void> {
+		this.#checkRange(offset, length);
+		if (length > MAX_LENGTH) throw new RangeError(`zeroes of ${length} bytes`);
+		await this.#request(COMMAND.writeZeroes, offset, length, DONE, () => undefined);
+	}
+
 	/** Takes leave of the server, for as long as that takes a moment. What still waits fails. */
 	async close(): Promise<void> {
 		if (!this.#failure) {
@@ -153,6 +182,7 @@ export class NbdClient {
 		length: number,
 		reply: Pick<Reply, 'take'>,
 		finish: () => Result,
+		data?: Buffer,
 	): Promise<Result> {
 		return new Promise<Result>((resolve, reject) => {
 			if (this.#failure) {
@@ -162,11 +192,12 @@ export class NbdClient {
 			const cookie = ++this.#lastCookie;
 			this.#waiting.set(cookie, {
 				take: (type, bytes) => reply.take(type, bytes),
+				answer: reply === DONE ? 'word' : 'data',
 				finish: () => {
 					resolve(finish());
 				},
 				refuse: (errno, text) => {
-					const doing = command === COMMAND.read ? 'read' : 'tell the status of';
+					const doing = DOING[command] ?? 'tell the status of';
 					const why = text || getSystemErrorMessage(-errno);
 					reject(new NbdRequestError(`${this.#where}: cannot ${doing} ${length} bytes at ${offset}: ${why}`, errno));
 				},
@@ -175,8 +206,12 @@ export class NbdClient {
 			// QEMU closes the connection if it cannot read a part of what it sends in parts; a whole is refused
 			// (nbd/server.c nbd_co_send_sparse_read).
 			const whole = command === COMMAND.read && this.#negotiated.reads === 'whole';
-			const flags = whole ? COMMAND_FLAG.dontFragment : 0;
+			const payload = data && this.#negotiated.style === 'extended' ? COMMAND_FLAG.payloadLength : 0;
+			const flags = (whole ? COMMAND_FLAG.dontFragment : 0) | payload;
+			this.#socket.cork();
 			this.#socket.write(encodeRequest(this.#negotiated.style, {command, flags, cookie, offset, length}));
+			if (data) this.#socket.write(data);
+			this.#socket.uncork();
 		});
 	}
 

@@ -9,6 +9,8 @@ export interface Reply {
 	take(type: number, length: number): BytesWanted<void>;
 	/** Every chunk has come. Throws {@link NbdError} if they are not the whole answer. */
 	finish(): void;
+	/** Whether it is one of data, without which there is no answer. */
+	readonly answer: 'data' | 'word';
 	/** The server could not. Called at most once, and instead of {@link finish}. */
 	refuse(errno: number, text: string): void;
 }
@@ -32,10 +34,11 @@ export function* readReplies(style: Exclude<HeaderStyle, 'simple'>, waiting: Map
 		if (!request) throw new NbdError('the server answers a request that does not wait');
 		if (reply.kind === 'simple') {
 			// Data comes in structured replies only, since they were agreed on.
-			if (reply.errno === 0) throw new NbdError('the server answers without an answer');
+			if (reply.errno === 0 && request.answer === 'data') throw new NbdError('the server answers without an answer');
 			waiting.delete(cookie);
 			refusals.delete(cookie);
-			request.refuse(reply.errno, '');
+			if (reply.errno === 0) request.finish();
+			else request.refuse(reply.errno, '');
 			continue;
 		}
 		if (reply.length === undefined) yield lengthBytes;

@@ -37,10 +37,11 @@ export async function chooseMethod(
 ): Promise<ChosenMethod> {
 	if (vm.power === 'off') return chooseForOff(method);
 	if (method === 'push') return {method, scratchFolders: new Map()};
+	if (method === 'pull') requireSafeExports(vm, disks);
 	const found = await findScratch(scratch, vm, disks, qemu);
-	if (typeof found !== 'string') return {method: 'fleece', scratchFolders: found};
-	if (method === 'fleece') {
-		throw new QuiesceError('REFUSED', `this VM cannot be backed up by fleece: ${found}`, {
+	if (typeof found !== 'string') return {method: method ?? 'fleece', scratchFolders: found};
+	if (method) {
+		throw new QuiesceError('REFUSED', `this VM cannot be backed up by ${method}: ${found}`, {
 			hint: 'Leave out --method, or use --method push.',
 		});
 	}
@@ -51,6 +52,22 @@ export async function chooseMethod(
 function chooseForOff(method: CutMethod | undefined): ChosenMethod {
 	if (method === undefined || method === 'push') return {method: 'push', scratchFolders: new Map()};
 	throw new UsageError(`--method ${method} is for a VM that runs`, {hint: 'Leave out --method.'});
+}
+
+/** Throws if QEMU could abort: before 9.0, when exports of disks with I/O threads end (blockdev-nbd.c nbd_blockdev_client_closed). */
+export function requireSafeExports(
+	{schema, qmp}: Pick<Session, 'schema' | 'qmp'>,
+	disks: readonly DiskWithMedium[],
+): void {
+	if (capabilitiesOf(schema, qmp.version)['pull-with-iothreads'].available) return;
+	const threaded = disks.find(({iothread}) => iothread !== undefined);
+	if (!threaded) return;
+	const {major, minor, micro} = qmp.version.qemu;
+	throw new QuiesceError(
+		'REFUSED',
+		`${threaded.name} has an I/O thread, and QEMU ${major}.${minor}.${micro} can abort when it exports such disks`,
+		{hint: 'Use `quiesce backup` by another method, or `quiesce export`, which are safe there; or QEMU 9.0 or newer.'},
+	);
 }
 
 /** The folder for each disk, or why fleecing cannot be done. */

@@ -16,7 +16,12 @@ import {watchSpace} from './watch-space.ts';
 import {lostErrors} from './with-vm.ts';
 
 /** A guest that runs may wait for a target with `push`, and gives up after 30 s (the Linux SCSI driver). */
-export const TARGET_TIMEOUT_MS: Record<CutMethod, number> = {fleece: 300_000, push: 10_000, overlay: 300_000};
+export const TARGET_TIMEOUT_MS: Record<CutMethod, number> = {
+	fleece: 300_000,
+	push: 10_000,
+	pull: 300_000,
+	overlay: 300_000,
+};
 
 export type CopyMessage = Extract<BackupMessage, {kind: 'cut' | 'progress' | 'settling'}>;
 

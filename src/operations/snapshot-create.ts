@@ -122,7 +122,13 @@ async function prepare(
 			const vmstate = await prepareMemoryInside(vm, {disks, nodes});
 			return insideCutter({vm, run: run.id, snapshot, disks, nodes, vmstate});
 		}
-		return memoryCutter({request: {...request, sockets: vm.sockets, memory}, vm, guarded, qemuUid, mark: await prepareMemory(vm, memory)});
+		return memoryCutter({
+			request: {...request, sockets: vm.sockets, memory},
+			vm,
+			guarded,
+			qemuUid,
+			mark: await prepareMemory(vm, memory),
+		});
 	}
 
 	/** The cut cannot be taken back; under `require` it is a failure all the same. */

@@ -11,6 +11,7 @@ import type {OpenSink, Sink, SinkName} from '../sink/sink.ts';
 import {programVersion} from '../version.ts';
 import type {BackupMessage, CutRecord} from './backup-messages.ts';
 import {copyDisks, withSink} from './copy-disks.ts';
+import {pullDisks} from './pull-disks.ts';
 import {gatherChanges, keepBitmaps, markRecordings} from './keep-bitmaps.ts';
 import type {PointTask} from './point-task.ts';
 import {type CopyFacts, draftOf, sinkDiskOf, type WrittenBytes} from './store-copies.ts';
@@ -36,8 +37,11 @@ export function takePoint(task: PointTask): Observable<BackupMessage> {
 				sink =>
 					concat(
 						defer(() => gatherChanges(task)).pipe(ignoreElements()),
-						copyDisks(task, sink, {called: partial.id, folder: repository.path}, record =>
-							finish(task, partial, record, written),
+						(task.chosen.method === 'pull' ? pullDisks : copyDisks)(
+							task,
+							sink,
+							{called: partial.id, folder: repository.path},
+							record => finish(task, partial, record, written),
 						),
 					),
 			),
@@ -53,6 +57,7 @@ function openSink(task: PointTask, partial: PartialPoint, written: WrittenBytes)
 		disks: copies.map(copy => sinkDiskOf(task, partial, copy, written)),
 		compression: request.compression,
 		qemuUid,
+		writer: task.chosen.method === 'pull' ? 'client' : 'qemu',
 		transcript: request.transcript,
 		signal: request.signal,
 	});

@@ -37,16 +37,7 @@ export async function runsInside(qmp: QmpConnection): Promise<ReadonlySet<string
 export async function unwindInside(qmp: QmpConnection, schema: QmpSchema, run: string): Promise<string[]> {
 	const isOurs = (name: string): boolean => runOf(name) === run;
 	await requireScratchAnswers(qmp, run);
-	const done: string[] = [];
-	for (const {id} of (await qmp.execute('query-block-exports')).filter(({id}) => isOurs(id))) {
-		await removeExport(qmp, id);
-		done.push(`export ${id}`);
-	}
-	// Ours, as long as its socket is there: QEMU removes that with the server.
-	if (await hasExportsSocket(run)) {
-		await qmp.execute('nbd-server-stop');
-		done.push('NBD server');
-	}
+	const done = await removeExports(qmp, run);
 	const jobs = (await qmp.execute('query-jobs')).filter(({id}) => isOurs(id));
 	await endJobs(qmp, jobs);
 	done.push(...jobs.map(({id}) => `job ${id}`));
@@ -56,6 +47,21 @@ export async function unwindInside(qmp: QmpConnection, schema: QmpSchema, run: s
 	for (const {node, name} of (await bitmapsOf(qmp)).filter(({name}) => isOurs(name))) {
 		await qmp.execute('block-dirty-bitmap-remove', {node, name});
 		done.push(`bitmap ${name}`);
+	}
+	return done;
+}
+
+/** The exports of a run, and the server for them. Returns what was removed, in words. */
+export async function removeExports(qmp: QmpConnection, run: string): Promise<string[]> {
+	const done: string[] = [];
+	for (const {id} of (await qmp.execute('query-block-exports')).filter(({id}) => runOf(id) === run)) {
+		await removeExport(qmp, id);
+		done.push(`export ${id}`);
+	}
+	// Ours, as long as its socket is there: QEMU removes that with the server.
+	if (await hasExportsSocket(run)) {
+		await qmp.execute('nbd-server-stop');
+		done.push('NBD server');
 	}
 	return done;
 }

@@ -64,6 +64,9 @@ export async function openArchiveSink({qmp, run, folder, disks, writer, qemuUid}
 	}
 	return {
 		nodeOf: disk => objectName(run, disk, 'target'),
+		exportOf: () => {
+			throw new QuiesceError('REFUSED', 'an archive takes nothing that is pulled');
+		},
 		jobCompresses: false,
 		broken: broken.promise,
 		settle: async () => {

@@ -12,11 +12,11 @@ import type {Sink, SinkContext} from './sink.ts';
 const INSTEAD = ' With --sink inline QEMU opens the repository itself.';
 
 /**
- * The images are opened by a storage daemon of ours, and the VM's QEMU writes to it over a Unix socket: it never opens
- * the repository, so a hung target file cannot hang its threads, and a guest that breaks out of it finds no older point.
+ * The images are opened by a storage daemon of ours, and the VM's QEMU, or a client of ours, writes to it over a Unix socket:
+ * QEMU never opens the repository, so a hung target file cannot hang its threads, and a guest that breaks out of it finds no older point.
  */
 export async function openDaemonSink(context: SinkContext): Promise<Sink> {
-	const {qmp, run, folder, compression} = context;
+	const {qmp, run, folder, compression, writer} = context;
 	const socket = socketIn(folder);
 	const images = new Map<string, DaemonImage>();
 	for (const [index, {name, path: file, sizeBytes, base}] of context.disks.entries()) {
@@ -26,7 +26,7 @@ export async function openDaemonSink(context: SinkContext): Promise<Sink> {
 	}
 	await Promise.all(context.disks.map(disk => makeImage(disk, roundUp(disk.sizeBytes), compression)));
 	const daemon = await StorageDaemon.start(socket, {record: context.transcript?.of('daemon')});
-	const targets = [...images.keys()].map(disk => objectName(run, disk, 'target'));
+	const targets = writer === 'qemu' ? [...images.keys()].map(disk => objectName(run, disk, 'target')) : [];
 	// A daemon on a dead file system outlives SIGKILL: nobody is to wait for it, or to reach it again. In this order, since
 	// it reads no more then, and QEMU does not notice a broken connection while it waits to send.
 	const stopAll = async (): Promise<void> => {
@@ -35,9 +35,10 @@ export async function openDaemonSink(context: SinkContext): Promise<Sink> {
 		await daemon.kill();
 	};
 	try {
-		await giveTo(context.qemuUid, folder, socket);
+		await giveTo(writer === 'qemu' ? context.qemuUid : undefined, folder, socket);
 		for (const [disk, image] of images) {
 			await daemon.serve(image);
+			if (writer === 'client') continue;
 			await addNbdNode(
 				qmp,
 				objectName(run, disk, 'target'),
@@ -51,6 +52,7 @@ export async function openDaemonSink(context: SinkContext): Promise<Sink> {
 	}
 	return {
 		nodeOf: disk => objectName(run, disk, 'target'),
+		exportOf: disk => ({socket, name: images.get(disk)?.name ?? disk}),
 		jobCompresses: false,
 		broken: daemon.died,
 		settle: async () => {

@@ -27,6 +27,9 @@ export async function openInlineSink(context: SinkContext): Promise<Sink> {
 	}
 	return {
 		nodeOf: disk => objectName(run, disk, 'target'),
+		exportOf: () => {
+			throw new QuiesceError('REFUSED', 'only a daemon takes what is pulled', {hint: 'Leave out --sink inline.'});
+		},
 		jobCompresses: compression === 'zstd',
 		broken: new Promise<never>(() => undefined),
 		settle: async () => {

@@ -34,6 +34,8 @@ export interface SinkContext {
 	readonly compression: 'none' | 'zstd';
 	/** The user that QEMU runs as, where it is known and another than ours. */
 	readonly qemuUid?: number | undefined;
+	/** Who writes to it: a job of the VM's QEMU, or a client of ours, with {@link Sink.exportOf}. */
+	readonly writer: 'qemu' | 'client';
 	readonly transcript?: Transcript | undefined;
 	/** Ends the hashing of what was written. */
 	readonly signal?: AbortSignal | undefined;
@@ -43,6 +45,8 @@ export interface SinkContext {
 export interface Sink {
 	/** The node of the VM's QEMU that takes the copy of a disk. */
 	nodeOf(disk: string): string;
+	/** Where a client of ours writes the copy of a disk. Throws where that cannot be. */
+	exportOf(disk: string): SinkExport;
 	/** True if the job is to compress what it writes, because nothing behind it does. */
 	readonly jobCompresses: boolean;
 	/** Rejects when the sink breaks while it is in use. Never resolves. */
@@ -57,6 +61,12 @@ export interface Sink {
 	 * the run, and are removed with them.
 	 */
 	abandon(): Promise<void>;
+}
+
+/** An NBD export on a Unix socket that we alone can open. */
+export interface SinkExport {
+	readonly socket: string;
+	readonly name: string;
 }
 
 export type SinkName = 'daemon' | 'inline';

@@ -2,7 +2,9 @@ import fs from 'node:fs';
 import path from 'node:path';
 import {expect, onTestFinished, test} from 'vitest';
 import {NbdClient, type NbdOptions} from '../../src/nbd/client.ts';
+import {serveNbd} from '../../src/nbd/server.ts';
 import {qemuImg, temporaryFolder} from '../repository/fixture.ts';
+import {memoryExport} from './memory-export.ts';
 import {CLUSTER, exportImage, IMAGE, makeImage} from './storage-export.ts';
 
 const CONTEXTS = ['base:allocation', 'qemu:allocation-depth', 'qemu:dirty-bitmap:changed'];
@@ -30,6 +32,33 @@ test('an export reads as the image does, whole, in parts at odd places, and all 
 	for (const [index, {offset, length}] of parts.entries()) {
 		expect(read[index]?.equals(content.subarray(offset, offset + length)), `${length} at ${offset}`).toBe(true);
 	}
+});
+
+test('what is written is there, with zeroes, all at once', async () => {
+	const content = Buffer.alloc(4 * 1024 * 1024 + 512, 1);
+	const socket = path.join(temporaryFolder(), 'nbd.sock');
+	const server = await serveNbd({unix: socket}, new Map([['disk', memoryExport(content)]]));
+	onTestFinished(() => server.close());
+	const client = await NbdClient.connect({unix: socket}, 'disk');
+	onTestFinished(() => client.close());
+	const expected = Buffer.from(content);
+	const writes = Array.from({length: 64}, (_, nth) => {
+		const [offset, length] = [nth * 65_536, nth % 3 === 0 ? 65_536 : 512 * (nth + 1)];
+		expected.fill(nth % 5 === 0 ? 0 : nth, offset, offset + length);
+		return nth % 5 === 0 ? client.writeZeroes(offset, length) : client.write(offset, Buffer.alloc(length, nth));
+	});
+	await Promise.all(writes);
+	expect(content.equals(expected)).toBe(true);
+	await expect(client.write(content.length - 1, Buffer.alloc(2))).rejects.toThrow('no 2 bytes at');
+	expect((await client.read(0, content.length)).equals(expected)).toBe(true);
+});
+
+test('QEMU takes what is written, and tells that it cannot', async () => {
+	const {client, image} = await open();
+	await expect(client.write(0, Buffer.alloc(512, 7))).rejects.toMatchObject({
+		message: expect.stringMatching(/cannot write 512 bytes at 0: /) as string,
+	});
+	expect(fs.existsSync(image)).toBe(true);
 });
 
 test('what is read goes into the buffer that is given', async () => {

@@ -18,6 +18,8 @@ test.each([
 	{method: 'fleece', sink: 'inline', compression: 'none'},
 	{method: 'push', sink: 'daemon', compression: 'none'},
 	{method: 'push', sink: 'inline', compression: 'zstd'},
+	{method: 'pull', sink: 'daemon', compression: 'zstd'},
+	{method: 'pull', sink: 'daemon', compression: 'none'},
 ] as const)('a chain of points gives back what the disks held at each ($method, $sink, $compression)', async how => {
 	const written = await new WrittenVm().start();
 	const repository = temporaryFolder();
@@ -48,7 +50,7 @@ test.each(['xfs', 'btrfs'] as const)(
 		const written = await new WrittenVm().start();
 		const repository = cloningMount(kind);
 		const points: Taken[] = [];
-		for (const method of ['fleece', 'push', 'fleece', 'push'] as const) {
+		for (const method of ['fleece', 'push', 'pull', 'push'] as const) {
 			for (const {name} of written.disks) await written.writeAround(name);
 			await written.discard('vda', points.length * 1024 * 1024, 512 * 1024);
 			points.push(await written.back(repository, {method, compression: 'zstd'}));

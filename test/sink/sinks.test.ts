@@ -49,7 +49,7 @@ async function prepare(sizes: readonly number[], to = temporaryFolder(), content
 		sources.push({name, node: name, file, sizeBytes, path: path.join(to, `${name}.qcow2`), keepHashes});
 	}
 	const folder = temporaryFolder();
-	const context: SinkContext = {qmp, run: RUN, folder, disks: sources, compression: 'none'};
+	const context: SinkContext = {qmp, run: RUN, folder, disks: sources, compression: 'none', writer: 'qemu'};
 	return {qmp, sources, folder, context};
 }
 

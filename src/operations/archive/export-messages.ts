@@ -15,7 +15,7 @@ export interface ArchiveWishes {
 }
 
 export interface ExportVmRequest extends CopyRequest, AnyVmRequest, DiskSelection, ArchiveWishes {
-	readonly method?: Exclude<CutMethod, 'overlay'> | undefined;
+	readonly method?: 'fleece' | 'push' | undefined;
 	/** Where `fleece` keeps old data while it copies, instead of beside each disk's image. Local. */
 	readonly scratch?: string | undefined;
 	/** Plan, and stop there. */

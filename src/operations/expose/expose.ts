@@ -1,6 +1,5 @@
 import {concat, concatMap, defer, ignoreElements, type Observable, of} from 'rxjs';
 import {warnings as warningsOf} from '../../block/coverage.ts';
-import {capabilitiesOf} from '../../block/probe.ts';
 import {isMarked} from '../../cut/bitmap-mark.ts';
 import type {Bitmap} from '../../cut/cut.ts';
 import {QuiesceError} from '../../errors.ts';
@@ -12,7 +11,7 @@ import {scoped} from '../../rx/scoped.ts';
 import type {BlockGraph} from '../../block/graph.ts';
 import {captureMachine} from '../capture-machine.ts';
 import {checkScratch} from '../check-space.ts';
-import {chooseMethod} from '../choose-method.ts';
+import {chooseMethod, requireSafeExports} from '../choose-method.ts';
 import {unwind} from '../copy-disks.ts';
 import type {CopyTask} from '../copy-task.ts';
 import {ALONE} from '../group.ts';
@@ -70,7 +69,7 @@ async function prepare(
 	request.signal.throwIfAborted();
 	const graph = await vm.readGraph();
 	const {disks} = selectDisks(graph, request);
-	requireSafe(vm, disks);
+	requireSafeExports(vm, disks);
 	const {qemu, qemuUid} = await captureMachine(vm, graph);
 	const chosen = await chooseMethod({scratch: request.scratch}, vm, disks, qemu);
 	if (chosen.method !== 'fleece') {
@@ -94,18 +93,6 @@ async function prepare(
 	return concat(
 		warnings.map(text => ({kind: 'warning' as const, text})),
 		exposed(task),
-	);
-}
-
-/** Until 9.0 QEMU aborts when exports of disks with I/O threads end (blockdev-nbd.c nbd_blockdev_client_closed). */
-function requireSafe(vm: VmSession, disks: readonly DiskWithMedium[]): void {
-	if (capabilitiesOf(vm.schema, vm.qmp.version)['pull-with-iothreads'].available) return;
-	const threaded = disks.find(({iothread}) => iothread !== undefined);
-	if (!threaded) return;
-	throw new QuiesceError(
-		'REFUSED',
-		`${threaded.name} has an I/O thread, and QEMU ${vm.version} can abort when it exports such disks`,
-		{hint: 'Use `quiesce backup` or `quiesce export`, which are safe there; or QEMU 9.0 or newer.'},
 	);
 }
 
