@@ -26,6 +26,9 @@ export function exposePrinter(
 				for (const {uri} of message.exports) printResult(uri);
 				if (!output.quiet) printNote('exposed until Ctrl-C or SIGTERM');
 				break;
+			case 'committed':
+				view.note(printable(`the next exposure can name this one: --since ${message.name}`));
+				break;
 			case 'finished':
 				view.note('no longer exposed; nothing is left in the VM');
 		}

@@ -21,7 +21,11 @@ export async function gatherChanges({vm: {qmp}, copies}: Pick<PointTask, 'vm' | 
 }
 
 /** After the cut: gives what records the mark by which it is known to have lost nothing. Returns the disks that have it. */
-export async function markRecordings({vm, run, copies}: PointTask): Promise<ReadonlySet<string>> {
+export async function markRecordings({
+	vm,
+	run,
+	copies,
+}: Pick<PointTask, 'vm' | 'run' | 'copies'>): Promise<ReadonlySet<string>> {
 	const marked = new Set<string>();
 	for (const {disk, granularity} of copies) {
 		if (granularity === undefined) continue;
@@ -63,22 +67,8 @@ async function keep(task: PointTask, point: Point, {disk, granularity, persisten
 		objectName(task.run.id, disk.name, 'bitmap'),
 		bitmapFor(task, disk.name, point.id, task.run.id),
 	];
-	if (granularity !== undefined) {
-		const rename = (persistent: boolean) =>
-			// The new one records before the old one is merged into it: what is written between is in both.
-			qmp.execute('transaction', {
-				actions: [
-					{type: 'block-dirty-bitmap-add', data: {node, name: lasting, granularity, persistent}},
-					{type: 'block-dirty-bitmap-merge', data: {node, target: lasting, bitmaps: [{node, name: recording}]}},
-				],
-			});
-		await rename(persistence === 'persistent').catch(async (error: unknown) => {
-			// Such as an image of an old version: then it lasts as long as QEMU.
-			if (!(error instanceof QmpCommandError) || persistence === 'transient') throw error;
-			await rename(false);
-		});
-		await qmp.execute('block-dirty-bitmap-remove', {node, name: recording});
-	}
+	if (granularity !== undefined)
+		await renameBitmap(qmp, {node, granularity, persistence, from: recording, to: lasting});
 	const wanted = new Set([lasting, await bitmapOfFull(task, point, disk.name)]);
 	for (const {name} of await bitmapsOn(qmp, node)) {
 		// The parent's may bear another tag: a VM that was off when its first point was taken had no UUID then.
@@ -86,6 +76,36 @@ async function keep(task: PointTask, point: Point, {disk, granularity, persisten
 		if (!isOurs || wanted.has(name)) continue;
 		await qmp.execute('block-dirty-bitmap-remove', {node, name});
 	}
+}
+
+/** Gives what records another name, with which it outlives its run, and QEMU if it can. */
+export async function renameBitmap(
+	qmp: QmpConnection,
+	{
+		node,
+		granularity,
+		persistence,
+		from,
+		to,
+	}: {readonly node: string; readonly granularity: number; readonly from: string; readonly to: string} & Pick<
+		DiskCopy,
+		'persistence'
+	>,
+): Promise<void> {
+	const rename = (persistent: boolean) =>
+		// The new one records before the old one is merged into it: what is written between is in both.
+		qmp.execute('transaction', {
+			actions: [
+				{type: 'block-dirty-bitmap-add', data: {node, name: to, granularity, persistent}},
+				{type: 'block-dirty-bitmap-merge', data: {node, target: to, bitmaps: [{node, name: from}]}},
+			],
+		});
+	await rename(persistence === 'persistent').catch(async (error: unknown) => {
+		// Such as an image of an old version: then it lasts as long as QEMU.
+		if (!(error instanceof QmpCommandError) || persistence === 'transient') throw error;
+		await rename(false);
+	});
+	await qmp.execute('block-dirty-bitmap-remove', {node, name: from});
 }
 
 /** A differential goes by it. */
@@ -100,7 +120,7 @@ async function bitmapOfFull({repository, vm}: PointTask, point: Point, disk: str
 	}
 }
 
-async function bitmapsOn(qmp: QmpConnection, node: string): Promise<{readonly name: string}[]> {
+export async function bitmapsOn(qmp: QmpConnection, node: string): Promise<{readonly name: string}[]> {
 	const nodes = await qmp.execute('query-named-block-nodes', {flat: true});
 	const bitmaps = nodes.find(candidate => candidate['node-name'] === node)?.['dirty-bitmaps'] ?? [];
 	return bitmaps.flatMap(({name, busy}) => (name === undefined || busy ? [] : [{name}]));

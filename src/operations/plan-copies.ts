@@ -11,6 +11,7 @@ import {writersOf} from '../host/writers.ts';
 import {canClone} from '../images/clone-file.ts';
 import {problemOf, readDiskChain} from '../repository/disk-chain.ts';
 import {vmFolder} from '../repository/layout.ts';
+import type {ExposedBase} from '../repository/exposed.ts';
 import type {DiskLayout, PointKind, QemuProcess, SourceImage, StoredDisk} from '../repository/manifest.ts';
 import {timeOfPointId} from '../repository/point-id.ts';
 import {listPoints, type Point} from '../repository/points.ts';
@@ -35,7 +36,7 @@ export const LAYOUTS = ['auto', 'chain', 'clone'] as const;
 export interface CopyWishes extends KindWishes {
 	/** How increments are stored; `auto`, the default, is `clone` where the repository's file system can. */
 	readonly layout?: (typeof LAYOUTS)[number] | undefined;
-	/** What has changed since this point alone, which nothing is stored on. */
+	/** What has changed since this point alone, or since what was exposed by that name, which nothing is stored on. */
 	readonly since?: string | undefined;
 }
 
@@ -78,6 +79,8 @@ export interface PlanFacts {
 	readonly disks: readonly DiskWithMedium[];
 	readonly qemu: HostProcess | undefined;
 	readonly sink: SinkName;
+	/** The disks as they were exposed: then only these count. */
+	readonly exposed?: ExposedBase | undefined;
 	/** Whether a bitmap on the disk still has its mark. To look for it, nodes are added to the VM; undefined not to look. */
 	readonly isMarked?: ((disk: DiskWithMedium, bitmap: Bitmap) => Promise<boolean>) | undefined;
 }
@@ -112,7 +115,8 @@ export async function planCopies(facts: PlanFacts, wishes: CopyWishes): Promise<
 				...{disk, images: made, power: vm.power, qemuProcess, now},
 				writer: writer && `process ${writer.pid} (${writer.name})`,
 			};
-			const found = await decide(facts, today, await earlierCopies(repository, points, disk), wishes);
+			const earlier = facts.exposed ? asEarlier(facts.exposed, disk) : await earlierCopies(repository, points, disk);
+			const found = await decide(facts, today, earlier, wishes);
 			const decided = wishes.since === undefined ? shorten(found, layoutOf) : found;
 			return {
 				...{disk, kind: decided.kind, reason: decided.reason, images: made},
@@ -190,6 +194,22 @@ function parentOf(
 	const {name, granularity, dirtyBytes: bytes} = found;
 	const beneath = medium.chain.slice(1, 1 + overlaysSince(disk.source, images)).map(node => node.name);
 	return {point, disk, changes: {name, granularity}, beneath, bytes};
+}
+
+/** Nobody looks at what was read elsewhere. */
+function asEarlier({name: point, cutAt, qemu, disks}: ExposedBase, {name}: DiskWithMedium): readonly EarlierCopy[] {
+	return disks
+		.filter(disk => disk.name === name)
+		.map(disk => ({
+			point,
+			qemuProcess: qemu.process,
+			fullAt: new Date(cutAt),
+			disk: {
+				...disk,
+				...{file: '', storedBytes: 0, addedBytes: 0, sha256: null, hashes: null},
+				...{kind: 'full', reason: null, parent: null, chain: point, layout: 'alone', backing: null},
+			},
+		}));
 }
 
 async function earlierCopies(

@@ -191,16 +191,8 @@ export const writerMembers = {
 	tool: v.looseObject({version: v.string()}),
 };
 
-/** Points of earlier versions lack them: each of their disks is a full that stands alone. */
-const laterMembers = {
-	addedBytes: v.optional(bytes),
-	kind: v.optional(kind, 'full'),
-	reason: v.optional(v.nullable(v.string()), null),
-	parent: v.optional(v.nullable(pointId), null),
-	chain: v.optional(pointId),
-	layout: v.optional(v.picklist(['alone', 'chain', 'clone']), 'alone'),
-	backing: v.optional(v.nullable(pointId), null),
-	hashes: v.optional(v.nullable(plainName), null),
+/** What a bitmap of a disk is to be known by later. */
+export const recordedMembers = {
 	bitmap: v.optional(v.nullable(v.looseObject({name: v.string(), granularity: bytes, marked: v.boolean()})), null),
 	source: v.optional(
 		v.nullable(
@@ -215,6 +207,19 @@ const laterMembers = {
 		),
 		null,
 	),
+};
+
+/** Points of earlier versions lack them: each of their disks is a full that stands alone. */
+const laterMembers = {
+	addedBytes: v.optional(bytes),
+	kind: v.optional(kind, 'full'),
+	reason: v.optional(v.nullable(v.string()), null),
+	parent: v.optional(v.nullable(pointId), null),
+	chain: v.optional(pointId),
+	layout: v.optional(v.picklist(['alone', 'chain', 'clone']), 'alone'),
+	backing: v.optional(v.nullable(pointId), null),
+	hashes: v.optional(v.nullable(plainName), null),
+	...recordedMembers,
 };
 
 const disk = v.looseObject({

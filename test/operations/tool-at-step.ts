@@ -36,7 +36,10 @@ export function startToolAt(step: string, args: readonly string[]): ToolAtStep {
 	const steps = path.join(folder, 'steps');
 	const preload = ['--disable-warning=ExperimentalWarning', '--import', PRELOAD];
 	const transcript = ['--transcript', path.join(folder, 'transcript')];
-	const child = spawn(process.execPath, [...preload, PROGRAM, ...args, ...transcript], {
+	// What follows -- is another program's.
+	const end = args.includes('--') ? args.indexOf('--') : args.length;
+	const all = [...args.slice(0, end), ...transcript, ...args.slice(end)];
+	const child = spawn(process.execPath, [...preload, PROGRAM, ...all], {
 		env: {...process.env, QUIESCE_TEST_STEPS: steps, QUIESCE_TEST_STOP_AT: step},
 		stdio: ['ignore', 'pipe', 'pipe', 'pipe'],
 	});

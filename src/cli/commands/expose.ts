@@ -16,6 +16,7 @@ import {socketsOf, type VmOptions, vmOptions} from '../vm-options.ts';
 interface Options extends GlobalOptions, VmOptions, RepositoryOption, TlsOptions, CutOptions {
 	readonly 'listen'?: string;
 	readonly 'since'?: string;
+	readonly 'commit'?: string;
 	readonly 'scratch'?: string;
 	readonly 'maxStall': string;
 	readonly 'deadline': string;
@@ -32,7 +33,15 @@ export function build(yargs: Argv): Argv {
 			type: 'string',
 			describe: 'unix:/path or tcp:host:port; default a Unix socket that only this user can open',
 		})
-		.option('since', {type: 'string', describe: 'Show too what has changed since this point of the repository'})
+		.option('since', {
+			type: 'string',
+			describe: 'Show too what has changed since this point of the repository, or since what --commit has named',
+		})
+		.option('commit', {
+			type: 'string',
+			describe:
+				'If the COMMAND succeeds, let the next exposure show what has changed since this one: the NAME for its --since',
+		})
 		.option('scratch', {
 			type: 'string',
 			describe: 'Where old data is kept that the guest overwrites, instead of beside the images: a local folder',
@@ -45,7 +54,7 @@ export function build(yargs: Argv): Argv {
 		.option('deadline', {type: 'string', default: '1h', describe: 'The longest time the disks may be exposed'})
 		.group(
 			[
-				...['listen', ...TLS_OPTIONS, 'since', 'quiesce', 'disk', 'exclude', 'scratch', 'max-stall'],
+				...['listen', ...TLS_OPTIONS, 'since', 'commit', 'quiesce', 'disk', 'exclude', 'scratch', 'max-stall'],
 				...['freeze-timeout', 'deadline'],
 			],
 			'Expose:',
@@ -70,7 +79,9 @@ async function requestOf(options: Options, context: CommandContext): Promise<Exp
 		listen,
 		tls: await tlsOf(options),
 		sockets: await socketsOf(options),
-		since: options.since === undefined ? undefined : {point: options.since, repository: repositoryOf(options)},
+		since: options.since,
+		commit: options.commit,
+		repository: options.since === undefined && options.commit === undefined ? undefined : repositoryOf(options),
 		...quiesceWishes(options),
 		only: options.disk,
 		exclude: options.exclude,

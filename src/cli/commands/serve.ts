@@ -3,6 +3,7 @@ import type {Argv} from 'yargs';
 import {parseAddress, type SocketAddress} from '../../config/address.ts';
 import {UsageError} from '../../errors.ts';
 import {commandOf, runCommand as runProgram} from '../../operations/freeze.ts';
+import {exportsEnvironment} from '../../operations/exports-environment.ts';
 import {serve, type ServeRequest, type Serving} from '../../operations/serve/serve.ts';
 import {archiveNamed} from '../archive/archive-name.ts';
 import {toJson} from '../json.ts';
@@ -43,7 +44,7 @@ export function build(yargs: Argv): Argv {
 		})
 		.option('scratch', {type: 'string', describe: 'The folder for these images, instead of that for temporary files'})
 		.group(['listen', 'disk', 'index', 'writable-overlay', 'scratch', 'repository'], 'Serve:')
-		.example('$0 serve web1 -r /srv/backup -- sh -c \'nbdcopy "$QUIESCE_NBD_URI" vda.raw\'', '')
+		.example('$0 serve web1 -r /srv/backup -- sh -c \'nbdcopy "$QUIESCE_URI_vda" vda.raw\'', '')
 		.example('$0 serve web1 -r /srv/backup --writable-overlay --listen /run/web1.nbd', 'boot from the newest point');
 }
 
@@ -74,7 +75,7 @@ export function run(options: Options): Promise<void> {
 			{
 				signal: AbortSignal.any([context.signal, broken.signal]),
 				commandOutput: context.json ? 'stderr' : 'stdout',
-				environment: environmentOf(serving),
+				environment: exportsEnvironment(serving.disks),
 			},
 			command,
 		);
@@ -117,11 +118,6 @@ function printServed({disks, writable}: Serving, {json, quiet}: CommandContext, 
 		else if (!quiet) printNote(`${printable(disk)}: ${uri}`);
 	}
 	if (!hasCommand && !quiet) printNote(`serving ${writable ? 'writable overlays' : 'read-only'}, until Ctrl-C`);
-}
-
-function environmentOf({disks}: Serving): Record<string, string> {
-	const uris = Object.fromEntries(disks.map(({disk, uri}) => [disk, uri]));
-	return {QUIESCE_NBD_URI: disks[0]?.uri ?? '', QUIESCE_NBD_URIS: JSON.stringify(uris)};
 }
 
 async function ended(signal: AbortSignal): Promise<void> {

@@ -10,8 +10,12 @@ export interface ExposeRequest extends CopyRequest, VmRequest, DiskSelection, Pi
 	/** Where the exports are to be; undefined for a Unix socket that only this user can open. */
 	readonly listen?: SocketAddress | undefined;
 	readonly tls?: NamedTls | undefined;
-	/** The point whose bitmaps are shown, by its id or the unique beginning of it, and its repository. */
-	readonly since?: {readonly point: string; readonly repository: string} | undefined;
+	/** The point since which changes are shown, by its id or the unique beginning of it, or what was exposed by that name. */
+	readonly since?: string | undefined;
+	/** What the next exposure can name in `since`, if the command succeeds. Replaces what `since` names, if that is no point. */
+	readonly commit?: string | undefined;
+	/** Of both; undefined if there is neither. */
+	readonly repository?: string | undefined;
 	/** Where old data is kept that the guest overwrites, instead of beside each disk's image. Local. */
 	readonly scratch?: string | undefined;
 	/** What runs while the disks are exposed; undefined to wait for the signal, which then is no failure. */
@@ -44,5 +48,7 @@ export type ExposeMessage =
 			readonly since: string | null;
 			readonly exports: readonly ExposedDisk[];
 	  }
+	/** What was exposed is the base of a later exposure. */
+	| {readonly kind: 'committed'; readonly vm: string; readonly name: string}
 	/** Nobody reads any more, and nothing is left in the VM. Null where no command was to run. */
 	| {readonly kind: 'finished'; readonly vm: string; readonly exitStatus: number | null};

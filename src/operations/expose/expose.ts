@@ -2,11 +2,13 @@ import {concat, concatMap, defer, ignoreElements, type Observable, of} from 'rxj
 import {warnings as warningsOf} from '../../block/coverage.ts';
 import {isMarked} from '../../cut/bitmap-mark.ts';
 import type {Bitmap} from '../../cut/cut.ts';
-import {QuiesceError} from '../../errors.ts';
+import {QuiesceError, UsageError} from '../../errors.ts';
 import type {HostProcess} from '../../host/processes.ts';
 import {requireTlsOverTcp} from '../../nbd/tls.ts';
+import {readExposed, requireBaseName} from '../../repository/exposed.ts';
+import type {QemuProcess} from '../../repository/manifest.ts';
 import {resolvePoint} from '../../repository/points.ts';
-import {openRepository} from '../../repository/repository.ts';
+import {openOrCreateRepository, openRepository, type Repository} from '../../repository/repository.ts';
 import {scoped} from '../../rx/scoped.ts';
 import type {BlockGraph} from '../../block/graph.ts';
 import {captureMachine} from '../capture-machine.ts';
@@ -16,7 +18,7 @@ import {unwind} from '../copy-disks.ts';
 import type {CopyTask} from '../copy-task.ts';
 import {ALONE} from '../group.ts';
 import {gatherChanges} from '../keep-bitmaps.ts';
-import {type DiskCopy, planCopies, wholeCopy} from '../plan-copies.ts';
+import {planCopies, wholeCopy} from '../plan-copies.ts';
 import {prepareView} from '../prepare-cut.ts';
 import type {Quiescer} from '../quiescer.ts';
 import {recoverVm} from '../recover.ts';
@@ -27,13 +29,18 @@ import {type GuardedRun, withGuard} from '../with-guard.ts';
 import {withQuiescer} from '../with-quiescer.ts';
 import {lostErrors, withVm} from '../with-vm.ts';
 import type {ExposeMessage, ExposeRequest} from './expose-messages.ts';
+import {commitExposure} from './commit-exposure.ts';
 import {type Exports, openExports} from './open-exports.ts';
 import {whileExposed} from './while-exposed.ts';
 
 interface ExposeTask extends CopyTask {
 	readonly request: ExposeRequest;
-	/** The point's id. */
+	/** The point's id, or what was exposed by that name. */
 	readonly since: string | null;
+	readonly repository: Repository | undefined;
+	readonly qemuProcess: QemuProcess | null;
+	/** What was exposed that a commit takes the place of. */
+	readonly replaces: string | undefined;
 }
 
 /**
@@ -41,6 +48,7 @@ interface ExposeTask extends CopyTask {
  * the command has ended or, without one, the signal came; or fails. Either way nothing is left in the VM.
  */
 export function expose(request: ExposeRequest): Observable<ExposeMessage> {
+	requireCommittable(request);
 	requireTlsOverTcp(request.listen, request.tls);
 	const doing = `exposure since ${new Date().toISOString()}`;
 	return withVm(request, doing, (vm, run) => {
@@ -53,6 +61,17 @@ export function expose(request: ExposeRequest): Observable<ExposeMessage> {
 			),
 		);
 	});
+}
+
+function requireCommittable({commit, command, repository}: ExposeRequest): void {
+	if (commit === undefined) return;
+	requireBaseName(commit);
+	if (repository === undefined) throw new UsageError('no repository is named, which is to know what is committed');
+	if (command === undefined) {
+		throw new UsageError('without a command nobody says whether what was read is whole, so nothing can be committed', {
+			hint: 'Name the command that reads the disks, behind --.',
+		});
+	}
 }
 
 function quiesced(request: ExposeRequest, vm: VmSession, guarded: GuardedRun): Observable<ExposeMessage> {
@@ -79,9 +98,10 @@ async function prepare(
 	}
 	// Before it is at work nothing may be begun.
 	await guarded.guard.ready();
-	const {since, copies, unproved} = await copiesOf(request, vm, guarded, {graph, disks, qemu});
+	const {unproved, ...planned} = await copiesOf(request, vm, guarded, {graph, disks, qemu});
 	const task: ExposeTask = {
-		...{request, vm, quiescer, qemuUid, chosen, member: ALONE, since, copies},
+		...{request, vm, quiescer, qemuUid, chosen, member: ALONE},
+		...planned,
 		...guarded,
 	};
 	const warnings = [
@@ -102,34 +122,49 @@ interface Found {
 	readonly qemu: HostProcess | undefined;
 }
 
-/** With the bitmaps that are shown to have seen every write since the point; nothing new is recorded. */
+interface Planned extends Pick<ExposeTask, 'since' | 'copies' | 'repository' | 'qemuProcess' | 'replaces'> {
+	readonly unproved: readonly string[];
+}
+
+/** With the bitmaps that are shown to have seen every write since; nothing new is recorded, but for a commit. */
 async function copiesOf(
-	{since: asked}: ExposeRequest,
+	{since: asked, commit, repository: folder}: ExposeRequest,
 	vm: VmSession,
 	{run}: GuardedRun,
 	{graph, disks, qemu}: Found,
-): Promise<{
-	readonly since: string | null;
-	readonly copies: readonly DiskCopy[];
-	readonly unproved: readonly string[];
-}> {
-	if (!asked) return {since: null, copies: disks.map(wholeCopy), unproved: []};
-	const repository = await openRepository(asked.repository);
-	const {id: since} = await resolvePoint(repository, vm.name, asked.point);
+): Promise<Planned> {
+	if (folder === undefined || (asked === undefined && commit === undefined)) {
+		return {since: null, copies: disks.map(wholeCopy), unproved: [], ...NO_REPOSITORY};
+	}
+	const repository = await (commit === undefined ? openRepository(folder) : openOrCreateRepository(folder));
+	const exposed = asked === undefined ? undefined : await readExposed(repository, vm.name, asked);
+	const since = asked === undefined ? null : (exposed?.name ?? (await pointNamed(repository, vm.name, asked)));
 	const looksForMark = ({name, medium}: DiskWithMedium, bitmap: Bitmap): Promise<boolean> =>
 		isMarked(vm, run.id, {name, sizeBytes: medium.virtualSize, node: medium.node}, bitmap);
-	const {copies} = await planCopies(
-		{...{vm, repository, nodes: graph.nodes, disks, qemu}, sink: 'inline', isMarked: looksForMark},
-		{kind: 'incremental', since},
+	const {copies, qemuProcess} = await planCopies(
+		{...{vm, repository, nodes: graph.nodes, disks, qemu, exposed}, sink: 'inline', isMarked: looksForMark},
+		since === null ? {kind: 'full'} : {kind: 'incremental', since},
 	);
 	return {
-		since,
-		copies: copies.map(copy => ({...copy, granularity: undefined})),
-		unproved: copies.flatMap(({disk, parent, reason}) =>
-			parent ? [] : [`${disk.name}: all of it may have changed since ${since}: ${reason ?? 'it is unknown'}`],
-		),
+		...{since, repository, qemuProcess, replaces: exposed?.name},
+		copies: commit === undefined ? copies.map(copy => ({...copy, granularity: undefined})) : copies,
+		unproved:
+			since === null
+				? []
+				: copies.flatMap(({disk, parent, reason}) =>
+						parent ? [] : [`${disk.name}: all of it may have changed since ${since}: ${reason ?? 'it is unknown'}`],
+					),
 	};
 }
+
+async function pointNamed(repository: Repository, vm: string, asked: string): Promise<string> {
+	if (/^\d{4}-/.test(asked)) return (await resolvePoint(repository, vm, asked)).id;
+	throw new UsageError(`of ${vm} nothing was committed as '${asked}' that is still to be gone by`, {
+		hint: '--since names a point, as `quiesce list` shows them, or what an earlier exposure has committed (--commit).',
+	});
+}
+
+const NO_REPOSITORY = {repository: undefined, qemuProcess: null, replaces: undefined} as const;
 
 /** The readers around what is in QEMU: each is ended before what it reads from goes. */
 function exposed(task: ExposeTask): Observable<ExposeMessage> {
@@ -157,9 +192,14 @@ function exposed(task: ExposeTask): Observable<ExposeMessage> {
 		release: () => unwind(task),
 		onLostError,
 		use: () =>
-			concat(
-				defer(() => cut(task)),
-				shown$,
+			defer(() => cut(task)).pipe(
+				concatMap(taken =>
+					concat(
+						of(taken),
+						shown$,
+						defer(() => committed(task, taken.at, exitStatus)).pipe(concatMap(messages => messages)),
+					),
+				),
 			),
 	});
 	return concat(
@@ -168,7 +208,20 @@ function exposed(task: ExposeTask): Observable<ExposeMessage> {
 	);
 }
 
-async function cut(task: ExposeTask): Promise<ExposeMessage> {
+/** Nobody reads any more, and the bitmaps still record. */
+async function committed(
+	task: ExposeTask,
+	cutAt: string,
+	exitStatus: number | null,
+): Promise<readonly ExposeMessage[]> {
+	const {vm, repository, qemuProcess, replaces, request} = task;
+	const {commit: name} = request;
+	if (name === undefined || !repository || exitStatus !== 0) return [];
+	await commitExposure(task, {repository, name, cutAt, qemuProcess, since: replaces});
+	return [{kind: 'committed', vm: vm.name, name}];
+}
+
+async function cut(task: ExposeTask): Promise<Extract<ExposeMessage, {kind: 'cut'}>> {
 	await gatherChanges(task);
 	const view = await prepareView(task);
 	const record = await takeCut(task, 'an exposure', view);

@@ -3,6 +3,7 @@ import {ignoreElements, merge} from 'rxjs';
 import {asError, QuiesceError} from '../../errors.ts';
 import {scratchFolders} from '../choose-method.ts';
 import type {CopyTask} from '../copy-task.ts';
+import {exportsEnvironment} from '../exports-environment.ts';
 import {runCommand} from '../freeze.ts';
 import {watchSpace} from '../watch-space.ts';
 import type {ExposedDisk, ExposeRequest} from './expose-messages.ts';
@@ -33,7 +34,7 @@ export async function whileExposed(
 		}
 		const signal = AbortSignal.any([request.signal, broken.signal]);
 		signal.throwIfAborted();
-		const environment = environmentOf(disks);
+		const environment = exportsEnvironment(disks);
 		return await runCommand(
 			{...{holdMs, signal, commandOutput, environment}, meanwhile: 'the disks were exposed'},
 			command,
@@ -54,23 +55,4 @@ async function ended({signal, deadlineMs}: ExposeRequest, broken: AbortSignal): 
 	throw new QuiesceError('FAILED', `the disks were exposed for ${deadlineMs / 1000} s, and are not any more`, {
 		hint: 'Give readers more time with --deadline.',
 	});
-}
-
-/** All as JSON, and for each disk its own variables, with `_` for what a variable's name cannot have. */
-function environmentOf(disks: readonly ExposedDisk[]): Record<string, string> {
-	const exports = disks.map(({disk, uri, sizeBytes, contexts, changes}) => ({
-		...{disk, uri, size_bytes: sizeBytes, contexts, changes},
-	}));
-	return {
-		QUIESCE_EXPORTS: JSON.stringify(exports),
-		...Object.fromEntries(
-			disks.flatMap(({disk, uri, changes}) => {
-				const name = disk.replaceAll(/[^A-Za-z0-9_]/g, '_');
-				return [
-					[`QUIESCE_URI_${name}`, uri],
-					[`QUIESCE_CHANGES_${name}`, changes ?? ''],
-				];
-			}),
-		),
-	};
 }

@@ -41,8 +41,7 @@ test('what has changed since a point is all that is to be read, and lies on the 
 	const point = finished.manifest.id;
 	for (const {name} of DISKS) await written.writeAround(name);
 	const held = copyOf(written.contents);
-	const since = {point, repository};
-	await exposeWritten(written, {since}, async exports => {
+	await exposeWritten(written, {since: point, repository}, async exports => {
 		for (const {disk, uri, changes, sizeBytes} of exports) {
 			expect(changes).toBe(`qemu:dirty-bitmap:${point}`);
 			const client = await NbdClient.connect({unix: socketOf(uri)}, disk, {metaContexts: [changes!]});

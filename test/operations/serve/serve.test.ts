@@ -146,10 +146,10 @@ test('a command has the URIs, and its exit status is ours; without one a signal 
 	const {source, tip, held} = await increments();
 	const copy = path.join(temporaryFolder(), 'copy.raw');
 	const named = ['serve', `web@${tip.id}`, '-r', source.repository];
-	const script = 'nbdcopy "$QUIESCE_NBD_URI" "$1" && echo "$QUIESCE_NBD_URIS" && exit 7';
+	const script = 'nbdcopy "$QUIESCE_URI_vda" "$1" && echo "$QUIESCE_EXPORTS" && exit 7';
 	const ran = await runQuiesce([...named, '--', 'sh', '-c', script, 'sh', copy]);
 	expect(ran, ran.stderr).toMatchObject({code: 7});
-	expect(Object.keys(JSON.parse(ran.stdout) as object)).toEqual(['vda', 'vdb']);
+	expect((JSON.parse(ran.stdout) as {disk: string}[]).map(({disk}) => disk)).toEqual(['vda', 'vdb']);
 	expect(fs.readFileSync(copy).equals(held.get('vda')!)).toBe(true);
 	const waiting = startQuiesce([...named, '--json', '--disk', 'vdb']);
 	await waiting.says(/"serving"/);
