@@ -10,6 +10,11 @@ const NAME = 'struck';
 const placeOf = (stage: Stage): string => join(stage.target, 'notes');
 const folderOf = (stage: Stage): string => join(placeOf(stage), `${stage.guest.name}.snapshots`);
 
+const STRUCK_BY = [
+	...['kill-tool', 'kill-with-guard', 'kill-all', 'hang-tool', 'kill-recovery', 'kill-qemu', 'cut-monitor'],
+	...['target-full', 'target-eio', 'target-readonly', 'target-stalled'],
+];
+
 /** A snapshot with the memory of the running guest, which is saved to the target. */
 export const memory: Scenario = {
 	...snapshot,
@@ -43,11 +48,8 @@ export const memory: Scenario = {
 		await commitAll(stage, manifest);
 		await rm(folder, {recursive: true});
 	},
-	only: [
-		...['kill-tool', 'kill-with-guard', 'kill-all', 'hang-tool', 'kill-recovery', 'kill-qemu', 'cut-monitor'],
-		...['target-full', 'target-eio', 'target-readonly', 'target-stalled'],
-	],
-	sample: ['kill-tool', 'kill-with-guard', 'kill-qemu', 'cut-monitor', 'target-full'],
+	only: STRUCK_BY,
+	sample: STRUCK_BY,
 	// Once the guest writes to the overlays, QEMU would have to be started from these.
 	within: {'kill-qemu': /^qmp (?:<- (?:migrate|MIGRATION active|query-migrate)|-> migrate) #/},
 	at: {

@@ -71,7 +71,6 @@ export function offline(): Scenario {
 			'target-readonly': STRUCK_AT,
 			'target-stalled': STRUCK_AT,
 		},
-		sample: ['kill-tool', 'kill-all', 'target-stalled'],
 	};
 }
 

@@ -34,7 +34,6 @@ export const stream: Scenario = {
 	},
 	mayLeave: OVERLAYS,
 	only: ['kill-tool', 'kill-with-guard', 'kill-all', 'cut-monitor'],
-	sample: ['kill-tool', 'kill-with-guard', 'cut-monitor'],
 	at: {
 		'kill-tool': [
 			/^qmp <- block-stream #1$/,
