@@ -1,5 +1,6 @@
 import fs from 'node:fs/promises';
 import path from 'node:path';
+import {asError} from '../errors.ts';
 import {isThere} from '../repository/durable-files.ts';
 import {stateOf} from '../repository/owner.ts';
 import {
@@ -48,7 +49,11 @@ export async function recoverSnapshots(vm: Session, named?: string): Promise<str
 	for (const {run, folder: runFolder} of await runFolders()) {
 		const folder = await snapshotOfRun(runFolder);
 		if (folder === undefined || (await isAlive(run))) continue;
-		const partial = await readPartial(folder);
+		const partial = await readPartial(folder).catch((error: unknown) => asError(error));
+		if (partial instanceof Error) {
+			done.push(`left the unfinished snapshot of run ${run}, which cannot be read: ${partial.message}`);
+			continue;
+		}
 		const name = parsePartialFolderName(path.basename(folder));
 		const isOfVm = path.basename(path.dirname(folder)) === path.basename(snapshotsFolder('', vm.name));
 		if (name === undefined || !isOfVm) continue;

@@ -3,6 +3,7 @@ import path from 'node:path';
 import {newRunId} from '../block/names.ts';
 import {type HostLock, isLocked, takeLock} from '../host/lock.ts';
 import {runtimeFolder} from '../host/runtime-folder.ts';
+import {pointsToSnapshot} from './snapshot-pointer.ts';
 
 const FOLDER_PREFIX = 'run-';
 
@@ -11,7 +12,7 @@ export interface Run {
 	readonly id: string;
 	/** Mode 0700. */
 	readonly folder: string;
-	/** Ends the run, and removes its folder. */
+	/** Ends the run, and removes its folder; unless that says where a snapshot is that could neither be finished nor undone. */
 	end(): Promise<void>;
 }
 
@@ -30,7 +31,7 @@ export async function beginRun(doing: string): Promise<Run> {
 		id,
 		folder,
 		end: async () => {
-			await fs.rm(folder, {recursive: true, force: true});
+			if (!(await pointsToSnapshot(folder))) await fs.rm(folder, {recursive: true, force: true});
 			await lock.release();
 		},
 	};

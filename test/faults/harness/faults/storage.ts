@@ -36,7 +36,8 @@ const broken: Fault = {
 	...target,
 	name: 'target-eio',
 	title: 'Whatever is done to the target fails (EIO)',
-	mayLeave: /^unfinished point: /,
+	// What cannot be removed from there, and a note of where it is.
+	mayLeave: /^unfinished point: |^in the runtime folder: run-/,
 	strike: async ({stage}) => {
 		await stage.native.fault('break', join(stage.target, '..'));
 		return () => remount(join(stage.target, '..'));
@@ -47,7 +48,8 @@ const readonly_: Fault = {
 	...target,
 	name: 'target-readonly',
 	title: 'The target becomes read-only, as ext4 does after an error',
-	mayLeave: /^unfinished point: /,
+	// What cannot be removed from there, and a note of where it is.
+	mayLeave: /^unfinished point: |^in the runtime folder: run-/,
 	strike: async ({stage}) => {
 		const device = (await output('findmnt', ['-no', 'SOURCE', join(stage.target, '..')])).trim();
 		await writeFile(`/sys/fs/ext4/${basename(device)}/trigger_fs_error`, '1');
