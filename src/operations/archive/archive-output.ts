@@ -2,9 +2,10 @@ import fs, {type FileHandle} from 'node:fs/promises';
 import path from 'node:path';
 import type {Writable} from 'node:stream';
 import {errnoOf, QuiesceError, UsageError} from '../../errors.ts';
+import {type HostLock, LockedError, takeLock} from '../../host/lock.ts';
 import {fileError, isThere, moveToFreeName, syncFolder} from '../../repository/durable-files.ts';
 import {toFile, toStream, type VmaOutput} from '../../vma/output.ts';
-import {compressTo} from '../../vma/zstd.ts';
+import {compressTo, ZSTD_MAGIC} from '../../vma/zstd.ts';
 
 /** Where an archive goes: to a file, which appears when it is whole, or to a stream that somebody reads. */
 export type ArchiveTarget =
@@ -43,6 +44,8 @@ export async function openArchiveOutput(
 	const files = beside === 'index' ? [target.path, indexFile(target.path)] : [target.path];
 	for (const file of files) await requireFree(file);
 	await using opened = new AsyncDisposableStack();
+	const lock = await lockName(target.path);
+	opened.defer(() => lock.release());
 	const archive = await create(opened, target.path);
 	const index = beside === 'index' ? await create(opened, indexFile(target.path)) : undefined;
 	const handles = index ? [archive, index] : [archive];
@@ -56,8 +59,9 @@ export async function openArchiveOutput(
 			for (const handle of handles) await handle.sync();
 			for (const handle of handles) await handle.close();
 			// Whoever sees the archive finds its index.
-			for (const file of files.toReversed()) await appear(file);
+			await appearTogether(files.toReversed());
 			await syncFolder(path.dirname(target.path));
+			await lock.release();
 		},
 		abandon: () => owned.disposeAsync(),
 	};
@@ -84,9 +88,51 @@ async function create(opened: AsyncDisposableStack, file: string): Promise<FileH
 		return handle;
 	} catch (error) {
 		if (errnoOf(error) !== 'EEXIST') throw fileError('create', partial, error);
-		throw new UsageError(`${partial} exists: another export writes it, or one that died has left it`, {
-			hint: 'Remove it if nobody writes it, or name another file.',
+		if (!(await isBegun(partial))) {
+			throw new UsageError(`${partial} exists, and is no archive that was begun`, {
+				hint: 'Remove it, or name another file.',
+			});
+		}
+		// Who had begun it has died: the lock of its name was free.
+		await fs.rm(partial);
+		return create(opened, file);
+	}
+}
+
+/** Of the name that an archive is to have. It goes with this process, however that ends. */
+async function lockName(file: string): Promise<HostLock> {
+	const name = path.join(await fs.realpath(path.dirname(file)).catch(() => path.dirname(file)), path.basename(file));
+	try {
+		return await takeLock(`archive ${name}`, file, {pid: process.pid, run: '', doing: 'an export'});
+	} catch (cause) {
+		if (!(cause instanceof LockedError)) throw cause;
+		throw new UsageError(`${file} is being written by another export, process ${cause.holder?.pid ?? '?'}`, {
+			cause,
+			hint: 'Name another file, or wait for its end.',
 		});
+	}
+}
+
+/** What an archive, or its index, begins with, if it begins with anything. */
+async function isBegun(partial: string): Promise<boolean> {
+	await using handle = await fs.open(partial, fs.constants.O_RDONLY | fs.constants.O_NOFOLLOW);
+	const {buffer, bytesRead} = await handle.read(Buffer.alloc(4), 0, 4, 0);
+	const start = buffer.subarray(0, bytesRead);
+	const starts = [Buffer.from('VMA\0'), ZSTD_MAGIC, Buffer.from('{')];
+	return start.length === 0 || starts.some(magic => start.subarray(0, magic.length).equals(magic));
+}
+
+/** Where one of them cannot, none does. */
+async function appearTogether(files: readonly string[]): Promise<void> {
+	const appeared: string[] = [];
+	try {
+		for (const file of files) {
+			await appear(file);
+			appeared.push(file);
+		}
+	} catch (error) {
+		for (const file of appeared) await fs.rm(file);
+		throw error;
 	}
 }
 

@@ -1,6 +1,8 @@
 import type {Scenario} from '../harness/scenario.ts';
 import {backup} from './backup.ts';
 import {commit} from './commit.ts';
+import {exported} from './export.ts';
+import {exposed} from './expose.ts';
 import {increment} from './increment.ts';
 import {memory} from './memory.ts';
 import {offline} from './offline.ts';
@@ -25,4 +27,6 @@ export const SCENARIOS: readonly Scenario[] = [
 	memory,
 	commit(),
 	stream,
+	exported,
+	exposed,
 ];

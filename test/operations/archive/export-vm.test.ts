@@ -2,7 +2,7 @@ import {spawn} from 'node:child_process';
 import {once} from 'node:events';
 import fs from 'node:fs';
 import path from 'node:path';
-import {beforeEach, expect, test} from 'vitest';
+import {beforeEach, expect, onTestFinished, test} from 'vitest';
 import {CancelledError} from '../../../src/errors.ts';
 import {exportVm} from '../../../src/operations/archive/export-vm.ts';
 import {listArchive} from '../../../src/operations/archive/list-archive.ts';
@@ -11,6 +11,7 @@ import {type BareDisk, inside, MIB, ownRuntimeFolder} from '../../jobs/bare-vm.t
 import {expectNothingLeftOutside} from '../../jobs/backups.ts';
 import {collect} from '../../jobs/collect.ts';
 import {temporaryFolder, temporaryMount} from '../../repository/fixture.ts';
+import {startToolAt} from '../tool-at-step.ts';
 import {WrittenVm} from '../written-vm.ts';
 import {expectArchived, exportWritten, requestFor} from './exporting.ts';
 
@@ -111,6 +112,37 @@ test('what fails or is cancelled leaves no file, and nothing that exists is over
 		/drive-virtio0 is missing, drive-virtio1 is missing, there is no drive-scsi0$/,
 	);
 	expect(fs.readdirSync(folder)).toEqual(['web1.vma']);
+	await expectNothingInside(written);
+	expectNothingLeftOutside(temporaryFolder());
+});
+
+test('an export that was killed is begun anew by the next, and a file that is none of its own is left', async () => {
+	const written = await new WrittenVm().start();
+	const file = path.join(temporaryFolder(), 'web1.vma');
+	const args = ['export', '--qmp', written.vm.qmpPath, '--output', file, '--quiesce', 'never'];
+	const tool = startToolAt('qmp <- blockdev-reopen #1', args);
+	expect(await tool.stopped).toBe(true);
+	await tool.killBoth();
+	expect(fs.readdirSync(path.dirname(file)).sort()).toEqual(['web1.vma.index.json.partial', 'web1.vma.partial']);
+	const {held} = await exportWritten(written, file, {});
+	await expectArchived(file, held);
+	expect(fs.readdirSync(path.dirname(file)).sort()).toEqual(['web1.vma', 'web1.vma.index.json']);
+	await expectNothingInside(written);
+	const other = path.join(temporaryFolder(), 'web1.vma');
+	fs.writeFileSync(`${other}.partial`, 'a letter');
+	await expect(exportWritten(written, other, {})).rejects.toThrow(
+		'web1.vma.partial exists, and is no archive that was begun',
+	);
+	expect(fs.readFileSync(`${other}.partial`, 'utf8')).toBe('a letter');
+});
+
+test('a reader that stalls for ever ends the export, and no write of the guest waits for it', async () => {
+	const written = await new WrittenVm().start();
+	const asleep = spawn('sleep', ['60'], {stdio: ['pipe', 'ignore', 'inherit']});
+	onTestFinished(() => void asleep.kill());
+	const target = {kind: 'stream' as const, stream: asleep.stdin};
+	const stalled = exportWritten(written, 'nowhere', {target, targetTimeoutMs: 1_500});
+	await expect(stalled).rejects.toThrow(/made no progress for \d s/);
 	await expectNothingInside(written);
 	expectNothingLeftOutside(temporaryFolder());
 });
