@@ -22,6 +22,8 @@ export interface CommandContext {
 	readonly quiet: boolean;
 	readonly transcript: Transcript | undefined;
 	readonly log: Log;
+	/** For a command that a signal ends and does not cancel: what is said of it then. */
+	readonly endsWith: (words: string) => void;
 	/** A warning, or what is being undone. */
 	readonly tell: (text: string) => void;
 }
@@ -47,6 +49,9 @@ export async function runCommand(
 		const context: CommandContext = {
 			...options,
 			signal: cancellation.signal,
+			endsWith: words => {
+				cancellation.endsWith(words);
+			},
 			log,
 			transcript: file ?? log.transcript,
 			tell,

@@ -6,6 +6,8 @@ type EndingSignal = keyof typeof EXIT_STATUS;
 
 export interface Cancellation {
 	readonly signal: AbortSignal;
+	/** From here on a signal is the ordinary end, and what is said of it is this. */
+	endsWith(words: string): void;
 	/** The status that the signal which came asks for. */
 	exitStatus(): number | undefined;
 	dispose(): void;
@@ -15,6 +17,7 @@ export interface Cancellation {
 export function cancelOnSignals(): Cancellation {
 	const controller = new AbortController();
 	let first: EndingSignal | undefined;
+	let words = 'cancelled: undoing what was begun (once more to stop at once)';
 	const onSignal = (name: EndingSignal): void => {
 		if (first !== undefined) {
 			printNote(
@@ -24,13 +27,16 @@ export function cancelOnSignals(): Cancellation {
 			process.exit(EXIT_STATUS[name]);
 		}
 		first = name;
-		printNote('cancelled: undoing what was begun (once more to stop at once)');
+		printNote(words);
 		controller.abort(new CancelledError());
 	};
 	const names = Object.keys(EXIT_STATUS) as EndingSignal[];
 	for (const name of names) process.on(name, onSignal);
 	return {
 		signal: controller.signal,
+		endsWith: text => {
+			words = text;
+		},
 		exitStatus: () => (first === undefined ? undefined : EXIT_STATUS[first]),
 		dispose: () => {
 			for (const name of names) process.removeListener(name, onSignal);

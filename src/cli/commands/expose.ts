@@ -66,6 +66,8 @@ export function build(yargs: Argv): Argv {
 export function run(options: Options): Promise<void> {
 	return runCommand(options, async context => {
 		const request = await requestOf(options, context);
+		if (!request.command)
+			context.endsWith('exposed no longer: taking everything out of the VM (once more to stop at once)');
 		const last = await printAll(expose(request), exposePrinter(context, request.command !== undefined));
 		return last?.kind === 'finished' ? (last.exitStatus ?? undefined) : undefined;
 	});

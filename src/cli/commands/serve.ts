@@ -64,6 +64,7 @@ export function run(options: Options): Promise<void> {
 		});
 		printServed(serving, context, command !== undefined);
 		if (!command) {
+			context.endsWith('serving no longer');
 			await Promise.race([ended(context.signal), serving.died]);
 			return undefined;
 		}

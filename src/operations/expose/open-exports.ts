@@ -1,5 +1,6 @@
 import path from 'node:path';
 import {asError, QuiesceError} from '../../errors.ts';
+import {freeSocket} from '../../host/free-socket.ts';
 import type {NbdExport} from '../../nbd/export.ts';
 import {passOn} from '../../nbd/pass-on.ts';
 import {type NbdServer, serveNbd} from '../../nbd/server.ts';
@@ -47,6 +48,7 @@ export async function openExports(
 				}),
 			);
 		}
+		if ('unix' in listen) await freeSocket(listen.unix);
 		server = await serveNbd(listen, shown, {...(tls && {tls: tls.server})}).catch((cause: unknown) => {
 			throw new QuiesceError('FAILED', `cannot listen for NBD clients: ${asError(cause).message}`, {cause});
 		});

@@ -1,11 +1,11 @@
 import path from 'node:path';
 import type {SocketAddress} from '../../config/address.ts';
 import {asError, QuiesceError, UsageError} from '../../errors.ts';
+import {freeSocket} from '../../host/free-socket.ts';
 import type {NbdError} from '../../nbd/errors.ts';
 import {serveNbd} from '../../nbd/server.ts';
 import {requireTlsOverTcp, type ServerTls} from '../../nbd/tls.ts';
 import {nbdUri} from '../../nbd/uri.ts';
-import {isThere} from '../../repository/durable-files.ts';
 import type {PointChoice} from '../archive/open-point.ts';
 import {beginRun} from '../run.ts';
 import {type ArchiveChoice, openServedArchive} from './served-archive.ts';
@@ -49,7 +49,7 @@ export async function serve(request: ServeRequest): Promise<Serving> {
 	const run = await beginRun(`serve since ${new Date().toISOString()}`);
 	undo.defer(() => run.end());
 	const address = request.address ?? {unix: path.join(run.folder, 'serve.sock')};
-	if ('unix' in address) await requireFree(address.unix);
+	if ('unix' in address) await freeSocket(address.unix);
 	const source = await (chosen.kind === 'point'
 		? openServedPoint(chosen, {signal, onProgress})
 		: openServedArchive(chosen));
@@ -95,9 +95,4 @@ function requireSafe({address, tls, writableOverlay}: ServeRequest): void {
 	if (writableOverlay && tls) {
 		throw new UsageError('a writable overlay is served on a Unix socket, without TLS');
 	}
-}
-
-async function requireFree(socket: string): Promise<void> {
-	if (await isThere(socket))
-		throw new UsageError(`${socket} exists`, {hint: 'Name another path, or remove it if nobody uses it.'});
 }

@@ -174,3 +174,31 @@ test('killed, it leaves no process that has the point open', async () => {
 		return processesNaming(socket).length + daemons.length === 0;
 	});
 });
+
+test('a socket that nobody listens on is made anew, and no other file is touched', async () => {
+	const {source, tip} = await increments();
+	const socket = path.join(temporaryFolder(), 'socket');
+	const args = ['serve', `web@${tip.id}`, '-r', source.repository, '--listen', socket, '--json'];
+	const first = startQuiesce(args);
+	await first.says(/"serving"/);
+	expect(await runQuiesce(args)).toMatchObject({
+		code: 2,
+		stderr: expect.stringContaining('another program listens on it') as string,
+	});
+	first.kill('SIGKILL');
+	await first.ended;
+	expect(fs.statSync(socket).isSocket()).toBe(true);
+	const second = startQuiesce(args);
+	await second.says(/"serving"/);
+	second.kill('SIGTERM');
+	const {code, stderr} = await second.ended;
+	expect(code).toBe(0);
+	expect(stderr).toContain('serving no longer');
+	expect(stderr).not.toContain('undoing');
+	fs.writeFileSync(socket, 'a letter');
+	expect(await runQuiesce(args)).toMatchObject({
+		code: 2,
+		stderr: expect.stringContaining('exists, and is no socket') as string,
+	});
+	expect(fs.readFileSync(socket, 'utf8')).toBe('a letter');
+});
