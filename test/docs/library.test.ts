@@ -8,7 +8,7 @@ function typeErrors(code: string): string[] {
 	const {config} = ts.readConfigFile(join(project, 'tsconfig.json'), file => ts.sys.readFile(file)) as {config: object};
 	const {options} = ts.parseJsonConfigFileContent({...config, include: [], files: []}, ts.sys, project);
 	const example = join(project, 'example.ts');
-	const paths = {quiesce: [join(project, 'src/index.ts')]};
+	const paths = {'quiesce': [join(project, 'src/index.ts')], 'quiesce/*': [join(project, 'src/*/index.ts')]};
 	const compilerOptions: ts.CompilerOptions = {...options, paths};
 	const disk = ts.createCompilerHost(compilerOptions);
 	const host: ts.CompilerHost = {
