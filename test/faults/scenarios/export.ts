@@ -9,7 +9,10 @@ const ARCHIVE = 'vm.vma.zst';
 /** Of a VM to a compressed archive in the target folder. */
 export const exported: Scenario = {
 	name: 'export',
-	repository: stage => stage.target,
+	prepare: async stage => {
+		await stage.succeed(['backup', ...stage.sockets, '-r', stage.repository, '--quiesce', 'never', '--method', 'push']);
+	},
+	repository: stage => stage.repository,
 	args: (stage, {slow}) => [
 		...['export', ...stage.sockets, '--output', join(stage.target, ARCHIVE), '--quiesce', 'try'],
 		...['--scratch', stage.scratch, ...(slow ? ['--speed', '12M'] : [])],

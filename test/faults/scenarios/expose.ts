@@ -19,7 +19,10 @@ const PLACES: readonly Place[] = [
 /** All disks, which a command reads. */
 export const exposed: Scenario = {
 	name: 'expose',
-	repository: stage => stage.target,
+	prepare: async stage => {
+		await stage.succeed(['backup', ...stage.sockets, '-r', stage.repository, '--quiesce', 'never', '--method', 'push']);
+	},
+	repository: stage => stage.repository,
 	args: (stage, {slow}) => [
 		...['expose', ...stage.sockets, '--quiesce', 'try', '--scratch', stage.scratch],
 		...['--', 'sh', '-c', COPY, stage.target, slow ? '3' : '0'],
