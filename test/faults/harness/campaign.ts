@@ -4,6 +4,7 @@ import type {Scenario} from './scenario.ts';
 import {Stage, type VmKind} from './stage.ts';
 import {stepsAt} from './steps.ts';
 import {killWithGuards} from './processes.ts';
+import {withOptions} from './tool.ts';
 import {type Point, recoveryArgs, runTrial, type TrialResult} from './trial.ts';
 
 export interface Campaign {
@@ -81,7 +82,7 @@ function isMeant({only, without, sample}: Scenario, {name}: Fault, points: Campa
 async function stepsOf(scenario: Scenario, stage: Stage): Promise<string[]> {
 	await scenario.arrange?.(stage);
 	const file = stage.new('steps');
-	const args = [...scenario.args(stage, {slow: false}), '--transcript', stage.new('transcript')];
+	const args = withOptions(scenario.args(stage, {slow: false}), ['--transcript', stage.new('transcript')]);
 	const ended = await stage.run(args, {steps: file});
 	if (ended.code !== 0) throw new Error(`${scenario.name} does not even go well alone: ${ended.stderr}`);
 	await scenario.judge(stage, ended);
@@ -115,7 +116,7 @@ async function pointsFor(
 /** Those of what recovers from a run that is killed at a step. */
 async function stepsOfRecovery(scenario: Scenario, stage: Stage, step: string): Promise<string[]> {
 	await scenario.arrange?.(stage);
-	const args = [...scenario.args(stage, {slow: false}), '--transcript', stage.new('transcript')];
+	const args = withOptions(scenario.args(stage, {slow: false}), ['--transcript', stage.new('transcript')]);
 	const tool = stage.start(args, {steps: stage.new('steps'), stopAt: step});
 	if (await tool.stopped) await killWithGuards(stage, tool);
 	await tool.ended;

@@ -101,3 +101,9 @@ function drained(stream: Readable | null): Promise<void> {
 		});
 	});
 }
+
+/** What follows `--` is another program's. */
+export function withOptions(args: readonly string[], options: readonly string[]): string[] {
+	const end = args.includes('--') ? args.indexOf('--') : args.length;
+	return [...args.slice(0, end), ...options, ...args.slice(end)];
+}

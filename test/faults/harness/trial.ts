@@ -17,7 +17,7 @@ import {ageOwnerless} from './points.ts';
 import {killAll, killWithGuards, ourProcesses} from './processes.ts';
 import type {Scenario} from './scenario.ts';
 import {outcomeOf, type Stage} from './stage.ts';
-import type {ToolEnded} from './tool.ts';
+import {type ToolEnded, withOptions} from './tool.ts';
 
 /** Where a fault strikes. */
 export interface Point {
@@ -136,7 +136,7 @@ const HEALED_MS = 20_000;
 
 function argsOf(scenario: Scenario, fault: Fault, stage: Stage, transcript: string): string[] {
 	const args = scenario.args(stage, {slow: fault.slow === true});
-	return [...args, ...(fault.args?.(stage) ?? []), '--transcript', transcript];
+	return withOptions(args, [...(fault.args?.(stage) ?? []), '--transcript', transcript]);
 }
 
 function requireExpectedEnd(fault: Fault, ended: ToolEnded): void {

@@ -1,4 +1,4 @@
-import {readdir, rm} from 'node:fs/promises';
+import {mkdir, readdir, rm} from 'node:fs/promises';
 import {join} from 'node:path';
 import {judgeDisks} from '../harness/points.ts';
 import type {Scenario} from '../harness/scenario.ts';
@@ -19,6 +19,8 @@ export const exported: Scenario = {
 	],
 	unfinished: stage => filesOf(stage, name => name.endsWith('.partial')),
 	judge: async (stage, ended) => {
+		// A file system that was cut off forgets a folder that nobody has synced.
+		await mkdir(stage.target, {recursive: true});
 		const whole = await filesOf(stage, name => name === ARCHIVE);
 		if (ended && whole.length === 0) throw new Error('the archive that was written is not there');
 		for (const file of whole) {
