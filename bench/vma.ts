@@ -2,9 +2,10 @@
  * What an archive costs, in pairs within one run: uncompressed beside a bare `blockdev-backup` to a raw file, compressed beside
  * `qemu-img convert -c` with zstd, for zeroes, random data and what a file system ordinarily holds.
  *
- *     npm run bench:vma [-- --pairs N] [-- --mib 4096]
+ *     npm run bench:vma [-- --pairs N] [-- --mib 4096] [-- --in /dev/shm]
  *
- * All files are in memory, so that no disk is what is measured. What runs is the compiled program.
+ * All files are in memory, so that no disk is what is measured, unless `--in` names a folder on one. What is written is synced, by
+ * all. What runs is the compiled program.
  */
 import fs from 'node:fs/promises';
 import path from 'node:path';
@@ -13,11 +14,15 @@ import {formatTable} from '../src/cli/table.ts';
 import {here, installProgram, median, timed, type Usage} from './measured-program.ts';
 
 const {values: options} = parseArgs({
-	options: {pairs: {type: 'string', default: '3'}, mib: {type: 'string', default: '4096'}},
+	options: {
+		pairs: {type: 'string', default: '3'},
+		mib: {type: 'string', default: '4096'},
+		in: {type: 'string', default: '/dev/shm'},
+	},
 });
 const PAIRS = Number(options.pairs);
 const MIB = Number(options.mib);
-const folder = await fs.mkdtemp('/dev/shm/quiesce-bench-');
+const folder = await fs.mkdtemp(path.join(options.in, 'quiesce-bench-'));
 process.env['QUIESCE_RUNTIME_DIR'] = path.join(folder, 'run');
 const disk = path.join(folder, 'disk.raw');
 
@@ -72,9 +77,10 @@ async function measure(content: string, compression: 'none' | 'zstd', program: s
 		const bare = await (compression === 'none'
 			? launch(process.execPath, [here('bare-backup.ts'), monitor, target])
 			: launch('qemu-img', convert));
+		const {wallSeconds: syncing} = await launch('sync', [compression === 'none' ? raw : qcow2]);
 		for (const made of [raw, qcow2]) await fs.rm(made, {force: true});
 		// The first pair warms up.
-		if (pair > 0) runs.push({ours, bare});
+		if (pair > 0) runs.push({ours, bare: {...bare, wallSeconds: bare.wallSeconds + syncing}});
 	}
 	const middle = (value: (run: (typeof runs)[number]) => number): number => median(runs.map(value));
 	return {
