@@ -52,9 +52,10 @@ async function countsOn(vm: BareVm): Promise<void> {
 
 test('a memory that fills the disk leaves nothing there', async () => {
 	const random = path.join(temporaryFolder(), 'random');
-	fs.writeFileSync(random, randomBytes(32 * MIB));
+	// So much more than there is room for that it shows long before the rest is small enough for the cut.
+	fs.writeFileSync(random, randomBytes(128 * MIB));
 	const vm = await startCountingVm({
-		args: ['-m', '64', '-device', `loader,file=${random},addr=0x1000000,force-raw=on`],
+		args: ['-m', '192', '-device', `loader,file=${random},addr=0x1000000,force-raw=on`],
 	});
 	await countReaches(vm, 20);
 	const folder = temporaryMount(28);

@@ -1,3 +1,5 @@
+import fs from 'node:fs';
+import path from 'node:path';
 import {beforeEach, expect, test} from 'vitest';
 import {capabilitiesOf} from '../../src/block/probe.ts';
 import {backup} from '../../src/operations/backup.ts';
@@ -7,7 +9,7 @@ import {inside, MIB, ownRuntimeFolder, processesNaming, startVm} from '../jobs/b
 import {expectNothingLeft, finishedOf, requestFor, take} from '../jobs/backups.ts';
 import {collect} from '../jobs/collect.ts';
 import {quietRequest} from '../jobs/quiet-request.ts';
-import {temporaryFolder} from '../repository/fixture.ts';
+import {temporaryFolder, temporaryMount} from '../repository/fixture.ts';
 import {textsOf} from './recovered.ts';
 import {startToolAt} from './tool-at-step.ts';
 import {expectHeld, storedAs, WrittenVm} from './written-vm.ts';
@@ -79,6 +81,22 @@ test.each(['cancelled', 'without a daemon', 'too slow'] as const)('a copy that i
 	await expectNothingLeft(written.vm, repository);
 	await written.writeAround('vda');
 	expectHeld(await written.back(repository, PULL));
+});
+
+test('a copy that would fill the file system is stopped before it does', async () => {
+	const written = await new WrittenVm().start();
+	const mount = temporaryMount(48);
+	const repository = path.join(mount, 'repository');
+	fs.mkdirSync(repository, {mode: 0o700});
+	const before = await inside(written.vm.qmp);
+	const slowly = requestFor(written.vm, repository, {...PULL, compression: 'none', speedBytesPerSecond: MIB});
+	const taking = take(slowly, ({kind}) => {
+		// Somebody else takes what was left.
+		if (kind === 'cut') fs.writeFileSync(path.join(mount, 'other'), Buffer.alloc(30 * MIB, 1));
+	});
+	await expect(taking).rejects.toThrow(/no space is left in .*: the copy was stopped before it was full/);
+	expect(await inside(written.vm.qmp)).toEqual(before);
+	await expectNothingLeft(written.vm, repository);
 });
 
 test('a copy whose QEMU is killed fails', async () => {
