@@ -27,6 +27,8 @@ export async function holdersOf(
 		if (matching.length > 0) candidates.set(socketPath, matching);
 	}
 	const pids = await pidsByInode(new Set([...candidates.values()].flat().map(({inode}) => inode)), proc);
+	// One whose process ended in between is nobody's, and not that of a process which may not be seen.
+	const left = new Set((await listListeners(proc)).map(({inode}) => inode));
 	const holders = new Map<string, readonly number[]>();
 	for (const [socketPath, matching] of candidates) {
 		const holdersHere: number[][] = [];
@@ -38,7 +40,7 @@ export async function holdersOf(
 				if (bound === (await canonicalAddress({unix: socketPath}))) here.push(pid);
 				else if (bound !== undefined) elsewhere = true;
 			}
-			if (here.length > 0 || !elsewhere) holdersHere.push(here);
+			if (here.length > 0 || (!elsewhere && left.has(listener.inode))) holdersHere.push(here);
 		}
 		if (holdersHere.length > 0) holders.set(socketPath, await youngest(holdersHere, proc));
 	}
