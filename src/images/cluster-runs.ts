@@ -1,5 +1,5 @@
 import type {NbdClient} from '../nbd/client.ts';
-import {STATE_ZERO, type StatusExtent} from '../nbd/protocol.ts';
+import {STATE_DIRTY, STATE_ZERO, type StatusExtent} from '../nbd/protocol.ts';
 import {CLUSTER_BYTES, clustersOf} from './hash-records.ts';
 
 /** The context in which every export tells what is zero without a look at the data. */
@@ -14,7 +14,8 @@ export interface ClusterRun {
 	readonly content: 'data' | 'zero';
 }
 
-interface Segment {
+/** A part of an export, of any length, in which nothing changes. */
+export interface Segment {
 	readonly offset: number;
 	readonly length: number;
 	readonly state: 'wanted' | 'unwanted';
@@ -42,7 +43,8 @@ async function* segmentsOf(client: NbdClient, context?: string): AsyncGenerator<
 		if (!zero || !chosen) throw new RangeError(`the client did not agree on ${context ?? ZERO_CONTEXT}`);
 		for (const [length, zeroFlags, chosenFlags] of together(zero, chosen)) {
 			const content = (zeroFlags & STATE_ZERO) === 0 ? 'data' : 'zero';
-			const wanted = context === undefined || (context === DEPTH_CONTEXT ? chosenFlags === 1 : (chosenFlags & 1) === 1);
+			const wanted =
+				context === undefined || (context === DEPTH_CONTEXT ? chosenFlags === 1 : (chosenFlags & STATE_DIRTY) !== 0);
 			yield {offset, length, state: wanted ? 'wanted' : 'unwanted', content};
 			offset += length;
 		}
@@ -77,7 +79,7 @@ function* together(one: readonly StatusExtent[], other: readonly StatusExtent[])
  * Rounds outwards: a cluster is wanted where a part of it is, and zero only as a whole, since what a file system or another
  * image tells may be finer than clusters.
  */
-async function* inClusters(segments: AsyncIterable<Segment>, sizeBytes: number): AsyncGenerator<ClusterRun> {
+export async function* inClusters(segments: AsyncIterable<Segment>, sizeBytes: number): AsyncGenerator<ClusterRun> {
 	let open = {wanted: false, zero: true};
 	for await (const {offset, length, state, content} of segments) {
 		const end = offset + length;

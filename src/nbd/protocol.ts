@@ -88,6 +88,8 @@ export const CHUNK = {
 /** In the context `base:allocation`. */
 export const STATE_HOLE = 1;
 export const STATE_ZERO = 2;
+/** In a context `qemu:dirty-bitmap:NAME`. */
+export const STATE_DIRTY = 1;
 
 /** How replies look: what was agreed on in the handshake. With `extended`, requests are longer too. */
 export type HeaderStyle = 'simple' | 'structured' | 'extended';

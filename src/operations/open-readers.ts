@@ -2,6 +2,7 @@ import {capabilitiesOf} from '../block/probe.ts';
 import {objectName} from '../block/names.ts';
 import {accessTo, CLUSTER_BYTES} from '../cut/fleece.ts';
 import {QuiesceError} from '../errors.ts';
+import {ZERO_CONTEXT} from '../images/cluster-runs.ts';
 import {NbdClient} from '../nbd/client.ts';
 import {QmpCommandError} from '../qmp/errors.ts';
 import type {QmpConnection} from '../qmp/connection.ts';
@@ -9,8 +10,6 @@ import type {CopyTask} from './copy-task.ts';
 import {makeExportsFolder} from './exports-socket.ts';
 import type {DiskCopy} from './plan-copies.ts';
 import {viewedDisk} from './prepare-cut.ts';
-
-export const ALLOCATION = 'base:allocation';
 
 /** A disk as it was at the cut, and a client of ours that reads it from QEMU. */
 export interface DiskReader {
@@ -43,7 +42,7 @@ export async function openReaders(task: CopyTask, signal?: AbortSignal): Promise
 			const {name} = copy.disk;
 			await addExport(task, copy);
 			const changes = copy.parent && `qemu:dirty-bitmap:${objectName(run.id, name, 'changes')}`;
-			const metaContexts = [ALLOCATION, ...(changes === undefined ? [] : [changes])];
+			const metaContexts = [ZERO_CONTEXT, ...(changes === undefined ? [] : [changes])];
 			const client = await NbdClient.connect({unix: socket}, name, {metaContexts, signal});
 			disks.push({copy, client, pieceBytes, changes});
 		}

@@ -1,12 +1,13 @@
 import path from 'node:path';
 import {asError, QuiesceError} from '../../errors.ts';
 import {freeSocket} from '../../host/free-socket.ts';
+import {ZERO_CONTEXT} from '../../images/cluster-runs.ts';
 import type {NbdExport} from '../../nbd/export.ts';
 import {passOn} from '../../nbd/pass-on.ts';
 import {type NbdServer, serveNbd} from '../../nbd/server.ts';
 import {nbdUri} from '../../nbd/uri.ts';
 import type {CopyTask} from '../copy-task.ts';
-import {ALLOCATION, openReaders} from '../open-readers.ts';
+import {openReaders} from '../open-readers.ts';
 import type {DiskCopy} from '../plan-copies.ts';
 import type {ExposedDisk, ExposeRequest} from './expose-messages.ts';
 
@@ -33,14 +34,14 @@ export async function openExports(
 		for (const {copy, client, pieceBytes, changes} of readers.disks) {
 			const {name} = copy.disk;
 			// QEMU's names, by ours: those who read know a point and no run.
-			const contexts = new Map([[ALLOCATION, ALLOCATION]]);
+			const contexts = new Map([[ZERO_CONTEXT, ZERO_CONTEXT]]);
 			if (copy.parent && changes !== undefined) contexts.set(changesSince(copy.parent.point), changes);
 			shown.set(
 				name,
 				passOn(client, {
 					contexts,
 					pieceBytes,
-					wholeContexts: new Set([...contexts.keys()].filter(context => context !== ALLOCATION)),
+					wholeContexts: new Set([...contexts.keys()].filter(context => context !== ZERO_CONTEXT)),
 					failed: cause => {
 						failed(lost(name, request, cause));
 						return new QuiesceError('FAILED', 'the disk cannot be read as it was at the cut', {cause});
@@ -73,7 +74,7 @@ function exposedDisk({disk: {name, medium}, parent, reason}: DiskCopy, uri: stri
 	const changes = parent ? changesSince(parent.point) : null;
 	return {
 		...{disk: name, uri, sizeBytes: medium.virtualSize, changes},
-		contexts: [ALLOCATION, ...(changes === null ? [] : [changes])],
+		contexts: [ZERO_CONTEXT, ...(changes === null ? [] : [changes])],
 		changedBytes: parent?.bytes ?? null,
 		reason: parent ? null : reason,
 	};
