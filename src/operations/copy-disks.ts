@@ -73,14 +73,7 @@ export function copyDisks<Message>(
 				return taken;
 			};
 			const copied$ = runJobs(vm.qmp, cut.jobs, start, {
-				watchers$: [
-					aborted(request.signal),
-					defer(() => from(sink.broken)),
-					...(folder === undefined ? [] : [watchSpace(folder, 'Free some space, or name another place.')]),
-					...scratchFolders(chosen).map(scratch =>
-						watchSpace(scratch, 'Scratch is there: name another folder with --scratch.'),
-					),
-				],
+				watchers$: copyWatchers(task, sink, folder),
 				stallMs: request.targetTimeoutMs ?? TARGET_TIMEOUT_MS[vm.power === 'on' ? chosen.method : 'fleece'],
 			}).pipe(
 				map((message): CopyMessage => {
@@ -89,16 +82,48 @@ export function copyDisks<Message>(
 					return {kind: 'cut', ...record};
 				}),
 			);
-			const settled$ = defer(async () => {
+			const end = async (): Promise<readonly Message[]> => {
 				if (!record) throw new Error('the jobs ended before the cut');
-				await cut.release();
-				await sink.settle();
-				request.signal.throwIfAborted();
 				return finish(record);
-			}).pipe(concatMap(messages => messages));
-			return concat(copied$, of({kind: 'settling' as const}), settled$);
+			};
+			return concat(
+				copied$,
+				settleCopy(request, sink, () => cut.release(), end),
+			);
 		}),
 	);
+}
+
+/** What ends a copy by failing, once the disks are cut. */
+export function copyWatchers(
+	{request, chosen}: CopyTask,
+	sink: Sink,
+	folder: string | undefined,
+): readonly Observable<never>[] {
+	return [
+		aborted(request.signal),
+		defer(() => from(sink.broken)),
+		...(folder === undefined ? [] : [watchSpace(folder, 'Free some space, or name another place.')]),
+		...scratchFolders(chosen).map(scratch =>
+			watchSpace(scratch, 'Scratch is there: name another folder with --scratch.'),
+		),
+	];
+}
+
+/** Once all is copied: takes out of QEMU what the cut has there, has the sink close its files, and ends with what `finish` says. */
+export function settleCopy<Message>(
+	{signal}: CopyTask['request'],
+	sink: Sink,
+	release: () => Promise<void>,
+	finish: () => Promise<readonly Message[]>,
+): Observable<CopyMessage | Message> {
+	const settled$ = defer(async () => {
+		await release();
+		await sink.settle();
+		signal.throwIfAborted();
+		return finish();
+	}).pipe(concatMap(messages => messages));
+	return concat(of({kind: 'settling' as const}), settled$);
 }
 
 function progressOf({jobs}: Cut, progress: readonly JobProgress[]): DiskProgress[] {

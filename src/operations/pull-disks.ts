@@ -1,22 +1,19 @@
 import {performance} from 'node:perf_hooks';
 import {setTimeout as delay} from 'node:timers/promises';
-import {concat, concatMap, defer, from, type Observable, of} from 'rxjs';
+import {concat, concatMap, defer, type Observable, of} from 'rxjs';
 import {JobError} from '../jobs/errors.ts';
 import {NbdClient} from '../nbd/client.ts';
-import {aborted} from '../rx/aborted.ts';
 import {guardedBy} from '../rx/guarded-by.ts';
 import {streamTask} from '../rx/task-stream.ts';
 import type {Sink} from '../sink/sink.ts';
 import type {CutRecord, DiskProgress} from './backup-messages.ts';
-import {scratchFolders} from './choose-method.ts';
-import {type CopyMessage, type CopyPlace, TARGET_TIMEOUT_MS} from './copy-disks.ts';
+import {type CopyMessage, type CopyPlace, copyWatchers, settleCopy, TARGET_TIMEOUT_MS} from './copy-disks.ts';
 import type {CopyTask} from './copy-task.ts';
 import {type DiskReader, openReaders, type Readers} from './open-readers.ts';
 import {prepareView} from './prepare-cut.ts';
 import {pullDisk} from './pull-disk.ts';
 import {takeCut} from './take-cut.ts';
 import {removeExports} from './unwind.ts';
-import {watchSpace} from './watch-space.ts';
 
 const PROGRESS_MS = 500;
 
@@ -30,15 +27,7 @@ export function pullDisks<Message>(
 	{called, folder}: CopyPlace,
 	finish: (record: CutRecord) => Promise<readonly Message[]>,
 ): Observable<CopyMessage | Message> {
-	const {request, chosen} = task;
-	const watchers$ = [
-		aborted(request.signal),
-		defer(() => from(sink.broken)),
-		...(folder === undefined ? [] : [watchSpace(folder, 'Free some space, or name another place.')]),
-		...scratchFolders(chosen).map(scratch =>
-			watchSpace(scratch, 'Scratch is there: name another folder with --scratch.'),
-		),
-	];
+	const {request, vm, run} = task;
 	return defer(() => prepareView(task)).pipe(
 		concatMap(view => {
 			const taken$ = defer(async () => {
@@ -46,22 +35,19 @@ export function pullDisks<Message>(
 				await view.show();
 				return record;
 			});
+			const release = async (): Promise<void> => {
+				// They are on what the view has.
+				await removeExports(vm.qmp, run.id);
+				await view.release();
+			};
 			return taken$.pipe(
 				concatMap(record =>
 					concat(
 						of({kind: 'cut' as const, ...record}),
 						streamTask<CopyMessage>(undefined, (emit, signal) => pullAll(task, sink, emit, signal)).pipe(
-							guardedBy(...watchers$),
+							guardedBy(...copyWatchers(task, sink, folder)),
 						),
-						of({kind: 'settling' as const}),
-						defer(async () => {
-							// QEMU has the exports until then.
-							await removeExports(task.vm.qmp, task.run.id);
-							await view.release();
-							await sink.settle();
-							request.signal.throwIfAborted();
-							return finish(record);
-						}).pipe(concatMap(messages => messages)),
+						settleCopy(request, sink, release, () => finish(record)),
 					),
 				),
 			);
