@@ -3,6 +3,7 @@ import path from 'node:path';
 import * as v from 'valibot';
 import {errnoOf} from '../errors.ts';
 import {mergedImages} from '../snapshots/retell.ts';
+import {isAlive, runFolders} from './run.ts';
 
 const NAME = 'chain.json';
 
@@ -53,6 +54,18 @@ export async function readJournal(folder: string): Promise<ChainJournal | undefi
 		if (error instanceof SyntaxError || errnoOf(error) === 'ENOENT') return undefined;
 		throw error;
 	}
+}
+
+/** What runs that have died were merging of the VM with this lock key. */
+export async function journalsOfDead(
+	lockKey: string,
+): Promise<{readonly run: string; readonly folder: string; readonly journal: ChainJournal}[]> {
+	const left = [];
+	for (const {run, folder} of await runFolders()) {
+		const journal = await readJournal(folder);
+		if (journal?.vm === lockKey && !(await isAlive(run))) left.push({run, folder, journal});
+	}
+	return left;
 }
 
 /** In the journal of a run that is at it. */

@@ -4,11 +4,10 @@ import {stateOf} from '../repository/owner.ts';
 import {snapshotsFolder} from '../snapshots/layout.ts';
 import {removeFile} from '../snapshots/overlay-file.ts';
 import {listPartialSnapshots} from '../snapshots/partial-snapshot.ts';
-import {type MergeRecord, readJournal} from './chain-journal.ts';
+import {journalsOfDead, type MergeRecord} from './chain-journal.ts';
 import {lockKeyOf} from './open-images.ts';
 import {overlaysOf} from './overlays-in-use.ts';
 import {removeMadeOverlays} from './remove-made-overlays.ts';
-import {isAlive, runFolders} from './run.ts';
 import type {KnownVm} from './vm-images.ts';
 import {inodeOf} from './source-images.ts';
 
@@ -38,9 +37,7 @@ async function removeUnusedOverlays(vm: string, images: readonly string[]): Prom
 /** Once one of them is gone, those above it can be opened by nobody, and what they held is in the base. */
 async function removeRest(lockKey: string): Promise<string[]> {
 	const done: string[] = [];
-	for (const {run, folder} of await runFolders()) {
-		const journal = await readJournal(folder);
-		if (journal?.vm !== lockKey || (await isAlive(run))) continue;
+	for (const {run, journal} of await journalsOfDead(lockKey)) {
 		for (const merge of journal.merges) {
 			if (!merge.merged || (await Promise.all(merge.files.map(({file}) => isThere(file)))).every(Boolean)) continue;
 			done.push(...(await removeThose(merge)).map(file => `removed ${file}, which run ${run} had merged`));

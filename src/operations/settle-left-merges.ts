@@ -1,10 +1,9 @@
 import {tellWhatIsMerged, tellWhatIsSpoiled} from '../snapshots/retell.ts';
 import type {Snapshot} from '../snapshots/snapshots.ts';
 import {qemuOf} from './capture-machine.ts';
-import {type DiskChain, readChains} from './disk-chains.ts';
-import {type ChainJournal, clearJournal, type MergeRecord, readJournal} from './chain-journal.ts';
+import {type ChainJournal, clearJournal, journalsOfDead, type MergeRecord} from './chain-journal.ts';
+import {readChains} from './disk-chains.ts';
 import {removeNodes} from './remove-nodes.ts';
-import {isAlive, runFolders} from './run.ts';
 import {removeFiles} from './settle-merge.ts';
 import {readableSnapshots} from './snapshot-folders.ts';
 import {unwindInside} from './unwind.ts';
@@ -17,9 +16,7 @@ import type {Session} from './vm-session.ts';
  */
 export async function settleLeftMerges(vm: Session, named: string | undefined): Promise<string[]> {
 	const done: string[] = [];
-	for (const {run, folder} of await runFolders()) {
-		const journal = await readJournal(folder);
-		if (journal?.vm !== vm.lockKey || (await isAlive(run))) continue;
+	for (const {run, folder, journal} of await journalsOfDead(vm.lockKey)) {
 		const unwound = await unwindInside(vm.qmp, vm.schema, run);
 		if (unwound.length > 0) done.push(`removed ${unwound.join(', ')}, left by run ${run}`);
 		const snapshots = await readableSnapshots(vm, named);
@@ -27,8 +24,10 @@ export async function settleLeftMerges(vm: Session, named: string | undefined): 
 			snapshots,
 			journal.merges.flatMap(({images}) => images ?? []),
 		);
-		const stage = await stageIn(vm, journal);
-		for (const merge of journal.merges) done.push(...(await settle(vm, merge, {run, stage, snapshots})));
+		for (const merge of journal.merges) {
+			const stage = await stageOf(vm, merge, journal);
+			done.push(...(await settle(vm, merge, {run, stage, snapshots})));
+		}
 		await clearJournal(folder);
 	}
 	return done;
@@ -37,29 +36,28 @@ export async function settleLeftMerges(vm: Session, named: string | undefined): 
 /** How far a merge has come, as the images show it, or QEMU. */
 type Stage = 'undone' | 'merged' | 'unknown' | 'both';
 
-async function stageIn(vm: Session, journal: ChainJournal): Promise<(merge: MergeRecord) => Promise<Stage>> {
-	if (vm.power === 'off') {
-		const {chains} = await readChains(vm);
-		return merge => Promise.resolve(stageOfClosed(merge, chains));
-	}
-	// A QEMU that was started anew may lie on whatever it was told to, and have nodes of the same names.
-	if (!(await isSameQemu(vm, journal))) return () => Promise.resolve('unknown');
-	return async ({disk, into, layers}) => {
-		const {disks} = await vm.readGraph();
-		const chain = disks.find(({name}) => name === disk)?.medium?.chain.map(node => node.name) ?? [];
-		return !chain.includes(into) || layers.some(layer => chain.includes(layer)) ? 'undone' : 'merged';
-	};
+function stageOf(vm: Session, merge: MergeRecord, journal: ChainJournal): Promise<Stage> {
+	return vm.power === 'off' ? stageOfClosed(vm, merge) : stageInQemu(vm, merge, journal);
 }
 
 /**
  * Of a VM that is off only headers tell what it lies on. They do not tell of the active layer: it is what the VM is started from,
  * and holds, with the base that has all of it too, what it held.
  */
-function stageOfClosed({disk, images, merged}: MergeRecord, chains: readonly DiskChain[]): Stage {
+async function stageOfClosed(vm: Session, {disk, images, merged}: MergeRecord): Promise<Stage> {
+	const {chains} = await readChains(vm);
 	const files = chains.find(chain => chain.disk.name === disk)?.layers.map(({file}) => file) ?? [];
 	if (!images || !files.includes(images.into)) return 'undone';
 	if (!images.going.some(file => files.includes(file))) return 'merged';
 	return merged ? 'both' : 'undone';
+}
+
+async function stageInQemu(vm: Session, {disk, into, layers}: MergeRecord, journal: ChainJournal): Promise<Stage> {
+	// A QEMU that was started anew may lie on whatever it was told to, and have nodes of the same names.
+	if (!(await isSameQemu(vm, journal))) return 'unknown';
+	const {disks} = await vm.readGraph();
+	const chain = disks.find(({name}) => name === disk)?.medium?.chain.map(node => node.name) ?? [];
+	return !chain.includes(into) || layers.some(layer => chain.includes(layer)) ? 'undone' : 'merged';
 }
 
 async function isSameQemu(vm: Session, {qemu}: ChainJournal): Promise<boolean> {
@@ -70,19 +68,11 @@ async function isSameQemu(vm: Session, {qemu}: ChainJournal): Promise<boolean> {
 async function settle(
 	vm: Session,
 	merge: MergeRecord,
-	{
-		run,
-		stage,
-		snapshots,
-	}: {
-		readonly run: string;
-		readonly stage: (merge: MergeRecord) => Promise<Stage>;
-		readonly snapshots: readonly Snapshot[];
-	},
+	{run, stage, snapshots}: {readonly run: string; readonly stage: Stage; readonly snapshots: readonly Snapshot[]},
 ): Promise<string[]> {
 	const {disk, into, nodes, files, images} = merge;
 	const names = files.map(({file}) => file).join(', ');
-	switch (await stage(merge)) {
+	switch (stage) {
 		case 'unknown':
 			return [`left the images of ${disk} as they are, since QEMU was started anew after run ${run}: ${names || into}`];
 		case 'undone':
