@@ -27,8 +27,6 @@ export async function holdersOf(
 		if (matching.length > 0) candidates.set(socketPath, matching);
 	}
 	const pids = await pidsByInode(new Set([...candidates.values()].flat().map(({inode}) => inode)), proc);
-	// One whose process ended in between is nobody's, and not that of a process which may not be seen.
-	const left = new Set((await listListeners(proc)).map(({inode}) => inode));
 	const holders = new Map<string, readonly number[]>();
 	for (const [socketPath, matching] of candidates) {
 		const holdersHere: number[][] = [];
@@ -40,11 +38,16 @@ export async function holdersOf(
 				if (bound === (await canonicalAddress({unix: socketPath}))) here.push(pid);
 				else if (bound !== undefined) elsewhere = true;
 			}
-			if (here.length > 0 || (!elsewhere && left.has(listener.inode))) holdersHere.push(here);
+			if (here.length > 0 || (!elsewhere && (await isLeft(listener, proc)))) holdersHere.push(here);
 		}
 		if (holdersHere.length > 0) holders.set(socketPath, await youngest(holdersHere, proc));
 	}
 	return holders;
+}
+
+/** Whether it still listens: one whose process ended in between is nobody's, and not that of a process which may not be seen. */
+async function isLeft({inode}: Listener, proc: string): Promise<boolean> {
+	return (await listListeners(proc)).some(listener => listener.inode === inode);
 }
 
 /**
