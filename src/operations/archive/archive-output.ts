@@ -5,7 +5,7 @@ import {errnoOf, QuiesceError, UsageError} from '../../errors.ts';
 import {type HostLock, LockedError, takeLock} from '../../host/lock.ts';
 import {fileError, isThere, moveToFreeName, syncFolder} from '../../repository/durable-files.ts';
 import {toFile, toStream, type VmaOutput} from '../../vma/output.ts';
-import {compressTo, ZSTD_MAGIC} from '../../vma/zstd.ts';
+import {type Compressor, compressTo, ZSTD_MAGIC} from '../../vma/zstd.ts';
 
 /** Where an archive goes: to a file, which appears when it is whole, or to a stream that somebody reads. */
 export type ArchiveTarget =
@@ -49,13 +49,13 @@ export async function openArchiveOutput(
 	const archive = await create(opened, target.path);
 	const index = beside === 'index' ? await create(opened, indexFile(target.path)) : undefined;
 	const handles = index ? [archive, index] : [archive];
-	const compressor = compression === 'zstd' ? compressTo(toFile(archive)) : undefined;
+	const packed = pack(toFile(archive), compression);
 	const owned = opened.move();
 	return {
-		archive: compressor?.output ?? toFile(archive),
+		archive: packed.output,
 		index: index && toFile(index),
 		finish: async () => {
-			await compressor?.finish();
+			await packed.finish();
 			for (const handle of handles) await handle.sync();
 			for (const handle of handles) await handle.close();
 			// Whoever sees the archive finds its index.
@@ -68,13 +68,12 @@ export async function openArchiveOutput(
 }
 
 function openStream(stream: Writable, compression: 'none' | 'zstd'): ArchiveOutput {
-	const compressor = compression === 'zstd' ? compressTo(toStream(stream)) : undefined;
-	return {
-		archive: compressor?.output ?? toStream(stream),
-		index: undefined,
-		finish: async () => compressor?.finish(),
-		abandon: () => Promise.resolve(),
-	};
+	const {output, finish} = pack(toStream(stream), compression);
+	return {archive: output, index: undefined, finish, abandon: () => Promise.resolve()};
+}
+
+function pack(output: VmaOutput, compression: 'none' | 'zstd'): Compressor {
+	return compression === 'zstd' ? compressTo(output) : {output, finish: () => Promise.resolve()};
 }
 
 async function create(opened: AsyncDisposableStack, file: string): Promise<FileHandle> {
