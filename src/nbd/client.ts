@@ -8,7 +8,7 @@ import {negotiate, type Negotiated} from './handshake.ts';
 import {encodeRequest} from './messages.ts';
 import {COMMAND, COMMAND_FLAG, MAX_PAYLOAD_BYTES, type StatusExtent} from './protocol.ts';
 import {ReadReply} from './read-reply.ts';
-import {readReplies, type Reply} from './replies.ts';
+import {type Answer, readReplies, type Reply} from './replies.ts';
 import {StatusReply} from './status-reply.ts';
 import {type ClientTls, secureClient} from './tls.ts';
 
@@ -26,7 +26,8 @@ const DOING: Partial<Record<number, string>> = {
 };
 
 /** What a write is answered with: nothing but that it is done. */
-const DONE: Pick<Reply, 'take'> = {
+const DONE: Answer = {
+	needs: 'word',
 	*take(type) {
 		throw new NbdError(`the server answers a write with chunk ${type}`);
 	},
@@ -180,7 +181,7 @@ export class NbdClient {
 		command: number,
 		offset: number,
 		length: number,
-		reply: Pick<Reply, 'take'>,
+		answer: Answer,
 		finish: () => Result,
 		data?: Buffer,
 	): Promise<Result> {
@@ -191,8 +192,7 @@ export class NbdClient {
 			}
 			const cookie = ++this.#lastCookie;
 			this.#waiting.set(cookie, {
-				take: (type, bytes) => reply.take(type, bytes),
-				answer: reply === DONE ? 'word' : 'data',
+				answer,
 				finish: () => {
 					resolve(finish());
 				},

@@ -1,12 +1,14 @@
 import type {BytesWanted} from './byte-feeder.ts';
 import {NbdError} from './errors.ts';
 import {CHUNK, decodeOffset} from './protocol.ts';
+import type {Answer} from './replies.ts';
 
 /** The smallest piece of content that a server tells apart. */
 const SECTOR_BYTES = 512;
 
 /** Gathers what was read into a buffer. The chunks may come in any order, and have to make up the whole of it. */
-export class ReadReply {
+export class ReadReply implements Answer {
+	readonly needs = 'data';
 	readonly #offset: number;
 	readonly #into: Buffer;
 	readonly #spans: {start: number; end: number}[] = [];

@@ -3,14 +3,19 @@ import {NbdError} from './errors.ts';
 import {decodeErrorPayload, decodeReplyHead, REPLY_BYTES, type ReplyHead} from './messages.ts';
 import {CHUNK, type HeaderStyle, MAX_STRING_BYTES} from './protocol.ts';
 
-/** What becomes of the answer to one request. */
-export interface Reply {
+/** What a request is answered with. */
+export interface Answer {
+	/** Without data there is no answer to what asks for data. */
+	readonly needs: 'data' | 'word';
 	/** Takes the payload of one chunk, which has `length` bytes. */
 	take(type: number, length: number): BytesWanted<void>;
+}
+
+/** A request that waits for its answer. */
+export interface Reply {
+	readonly answer: Answer;
 	/** Every chunk has come. Throws {@link NbdError} if they are not the whole answer. */
 	finish(): void;
-	/** Whether it is one of data, without which there is no answer. */
-	readonly answer: 'data' | 'word';
 	/** The server could not. Called at most once, and instead of {@link finish}. */
 	refuse(errno: number, text: string): void;
 }
@@ -34,7 +39,8 @@ export function* readReplies(style: Exclude<HeaderStyle, 'simple'>, waiting: Map
 		if (!request) throw new NbdError('the server answers a request that does not wait');
 		if (reply.kind === 'simple') {
 			// Data comes in structured replies only, since they were agreed on.
-			if (reply.errno === 0 && request.answer === 'data') throw new NbdError('the server answers without an answer');
+			if (reply.errno === 0 && request.answer.needs === 'data')
+				throw new NbdError('the server answers without an answer');
 			waiting.delete(cookie);
 			refusals.delete(cookie);
 			if (reply.errno === 0) request.finish();
@@ -53,7 +59,7 @@ export function* readReplies(style: Exclude<HeaderStyle, 'simple'>, waiting: Map
 		} else if (reply.type === CHUNK.none) {
 			if (length > 0 || reply.position !== 'last') throw new NbdError('the server sends an empty chunk with data');
 		} else {
-			yield* request.take(reply.type, length);
+			yield* request.answer.take(reply.type, length);
 		}
 		if (reply.position === 'more-follow') continue;
 		const refusal = refusals.get(cookie);

@@ -2,12 +2,14 @@ import type {BytesWanted} from './byte-feeder.ts';
 import {NbdError} from './errors.ts';
 import {decodeStatusPayload, STATUS_CHUNK} from './messages.ts';
 import type {HeaderStyle, StatusExtent} from './protocol.ts';
+import type {Answer} from './replies.ts';
 
 /** QEMU's own limit of what it sends. */
 const MAX_STATUS_CHUNK_BYTES = {structured: 4 + 1024 * 1024, extended: 8 + 2 * 1024 * 1024};
 
 /** Gathers the status of a range in each context that was agreed on, which may be that of its beginning only. */
-export class StatusReply {
+export class StatusReply implements Answer {
+	readonly needs = 'data';
 	readonly #style: Exclude<HeaderStyle, 'simple'>;
 	readonly #length: number;
 	readonly #contexts: ReadonlyMap<number, string>;

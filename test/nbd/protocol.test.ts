@@ -228,8 +228,7 @@ test('what is read is put together from chunks in any order, cut anywhere', () =
 			const reply = new ReadReply(offset, into);
 			let finished = 0;
 			const waiting = receive(style, pieces(Buffer.concat(chunks), cuts), {
-				answer: 'data',
-				take: (type, length) => reply.take(type, length),
+				answer: reply,
 				finish: () => {
 					reply.checkWhole();
 					finished++;
@@ -257,8 +256,7 @@ test('a status is encoded and decoded again, and taken as it is told, but for wh
 			const asked = sum - Math.min(excess, (told.at(-1)?.length ?? 1) - 1);
 			const reply = new StatusReply(style, asked, new Map([[3, 'a']]));
 			receive(style, pieces(chunk(style, messages.STATUS_CHUNK[style], LAST, payload), cuts), {
-				answer: 'data',
-				take: (type, length) => reply.take(type, length),
+				answer: reply,
 				finish: () => undefined,
 				refuse: () => expect.unreachable(),
 			});
@@ -283,8 +281,7 @@ test('any other bytes instead of a reply are refused as a protocol error', () =>
 			const status = new StatusReply(style, 20, new Map([[3, 'a']]));
 			try {
 				receive(style, parts, {
-					answer: 'data',
-					take: (type, length) => (reads ? read : status).take(type, length),
+					answer: reads ? read : status,
 					finish: () => {
 						if (reads) read.checkWhole();
 						else status.whole();
