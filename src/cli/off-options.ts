@@ -2,16 +2,18 @@ import type {Argv} from 'yargs';
 import {UsageError} from '../errors.ts';
 import type {NamedImage, VmImages} from '../operations/vm-images.ts';
 import type {VmSockets} from '../operations/vm-session.ts';
+import {type RepositoryOption, repositoryIfAny, repositoryOption} from './repository-options.ts';
 import {socketsOf, type VmOptions} from './vm-options.ts';
 
-export interface OffOptions {
+/** With the repository whose last point names the images. */
+export interface OffOptions extends RepositoryOption {
 	readonly off: boolean;
 	readonly image?: readonly string[] | undefined;
 }
 
 /** For commands that also work on a VM which is off. */
 export function offOptions<Options>(yargs: Argv<Options>): Argv<Options & OffOptions> {
-	return yargs
+	return repositoryOption(yargs)
 		.option('off', {
 			type: 'boolean',
 			default: false,
@@ -28,17 +30,14 @@ export function offOptions<Options>(yargs: Argv<Options>): Argv<Options & OffOpt
 }
 
 /** How the VM that the options name is reached: by its sockets, or, if it is off, by its images. */
-export async function vmOf(
-	options: VmOptions,
-	{off, image = []}: OffOptions,
-	repository?: string,
-): Promise<VmSockets | VmImages> {
-	if (!off && image.length === 0) return socketsOf(options);
-	return imagesOf(options, {off, image}, repository);
+export async function vmOf(options: VmOptions & OffOptions): Promise<VmSockets | VmImages> {
+	const {off, image = []} = options;
+	return off || image.length > 0 ? imagesOf(options) : socketsOf(options);
 }
 
 /** The images of a VM that is off. */
-export function imagesOf({vm, name, qmp, agent}: VmOptions, {image = []}: OffOptions, repository?: string): VmImages {
+export function imagesOf(options: VmOptions & Omit<OffOptions, 'off'>): VmImages {
+	const {vm, name, qmp, agent, image = []} = options;
 	if (qmp !== undefined || agent !== undefined) {
 		throw new UsageError('a VM that is off has no sockets: give either --qmp and --agent, or --off and --image');
 	}
@@ -46,7 +45,7 @@ export function imagesOf({vm, name, qmp, agent}: VmOptions, {image = []}: OffOpt
 	if (called === undefined) {
 		throw new UsageError('no VM is named', {hint: 'Name it as its points do: quiesce backup NAME --off -r FOLDER.'});
 	}
-	return {name: called, images: parseImages(image), repository};
+	return {name: called, images: parseImages(image), repository: repositoryIfAny(options)};
 }
 
 /** For several VMs at once. */

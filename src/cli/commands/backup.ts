@@ -13,18 +13,18 @@ import type {VmSockets} from '../../operations/vm-session.ts';
 import {backupPrinter, printWords} from '../backup-printer.ts';
 import {type CopyOptions, copyWishes} from '../copy-options.ts';
 import {type CutOptions, cutOptions, quiesceWishes} from '../cut-options.ts';
-import {type GroupOptions, groupOf, groupOptions, type NamedGroup, oneOf} from '../group-options.ts';
+import {type GroupOptions, groupOf, groupOptions, type NamedGroup} from '../group-options.ts';
 import {groupDisks} from '../group-disks.ts';
 import {groupPrinter} from '../group-printer.ts';
 import {toJson} from '../json.ts';
 import {printAndLog} from '../printer.ts';
 import {parseBytes, parseDuration} from '../quantities.ts';
-import {type RepositoryOption, repositoryOf, repositoryOption} from '../repository-options.ts';
+import {repositoryOf} from '../repository-options.ts';
 import {type OffOptions, offOptions, requireOn, vmOf} from '../off-options.ts';
 import {type CommandContext, type GlobalOptions, runCommand} from '../run-command.ts';
 import {printResult} from '../terminal.ts';
 
-interface Options extends GlobalOptions, GroupOptions, OffOptions, RepositoryOption, CutOptions, CopyOptions {
+interface Options extends GlobalOptions, GroupOptions, OffOptions, CutOptions, CopyOptions {
 	readonly compress: BackupRequest['compression'];
 	readonly sink: BackupRequest['sink'];
 	readonly method?: BackupRequest['method'];
@@ -39,7 +39,7 @@ interface Options extends GlobalOptions, GroupOptions, OffOptions, RepositoryOpt
 }
 
 export function build(yargs: Argv): Argv {
-	return cutOptions(repositoryOption(offOptions(groupOptions(yargs))))
+	return cutOptions(offOptions(groupOptions(yargs)))
 		.usage(
 			'$0 backup [VM…] -r FOLDER\n\nTakes a point of all disks of a VM. Of one that runs: cuts them at one instant, with the ' +
 				'file systems frozen, and copies them while the guest goes on: all that they hold, or where it can be proved ' +
@@ -133,7 +133,7 @@ export function run(options: Options): Promise<void> {
 async function takeOne(options: Options, context: CommandContext): Promise<void> {
 	const request: BackupRequest = {
 		...requestOf(options, context),
-		sockets: await vmOf(oneOf(options), options, repositoryOf(options)),
+		sockets: await vmOf({...options, vm: options.vm?.[0], repository: repositoryOf(options)}),
 		only: options.disk,
 		exclude: options.exclude,
 	};

@@ -5,10 +5,9 @@ import {mergePrinter} from '../merge-printer.ts';
 import {printAll} from '../printer.ts';
 import {type GlobalOptions, runCommand} from '../run-command.ts';
 import {type OffOptions, offOptions, vmOf} from '../off-options.ts';
-import {type RepositoryOption, repositoryIfAny, repositoryOption} from '../repository-options.ts';
 import {type VmOptions, vmOptions} from '../vm-options.ts';
 
-interface Options extends GlobalOptions, VmOptions, ChainOptions, OffOptions, RepositoryOption {
+interface Options extends GlobalOptions, VmOptions, ChainOptions, OffOptions {
 	readonly top?: string;
 	readonly base?: string;
 	readonly keep: boolean;
@@ -16,7 +15,7 @@ interface Options extends GlobalOptions, VmOptions, ChainOptions, OffOptions, Re
 }
 
 export function build(yargs: Argv): Argv {
-	return repositoryOption(offOptions(chainOptions(vmOptions(yargs), 'Commit:')))
+	return offOptions(chainOptions(vmOptions(yargs), 'Commit:'))
 		.usage(
 			'$0 commit [VM]\n\nMerges overlays of the disks of a VM down into what they lie on, while the guest goes on, if it runs: ' +
 				'by default the active layer of every disk into the one beneath it. The disk then lies on that, and the overlay is ' +
@@ -41,7 +40,7 @@ export function run(options: Options): Promise<void> {
 		const request = {
 			...context,
 			...paceOf(options),
-			sockets: await vmOf(options, options, repositoryIfAny(options)),
+			sockets: await vmOf(options),
 			disks: disk,
 			top,
 			base,

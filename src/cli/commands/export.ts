@@ -11,11 +11,11 @@ import {type CutOptions, cutOptions, quiesceWishes} from '../cut-options.ts';
 import {exportPrinter} from '../export-printer.ts';
 import {type OffOptions, offOptions, vmOf} from '../off-options.ts';
 import {printAll} from '../printer.ts';
-import {parsePointName, type RepositoryOption, repositoryOf, repositoryOption} from '../repository-options.ts';
+import {parsePointName, repositoryOf} from '../repository-options.ts';
 import {type CommandContext, type GlobalOptions, runCommand} from '../run-command.ts';
 import {type VmOptions, vmOptions} from '../vm-options.ts';
 
-interface Options extends GlobalOptions, VmOptions, OffOptions, RepositoryOption, CutOptions, CopyOptions {
+interface Options extends GlobalOptions, VmOptions, OffOptions, CutOptions, CopyOptions {
 	readonly output: string;
 	readonly compress?: ExportVmRequest['compression'];
 	readonly config?: string;
@@ -26,7 +26,7 @@ interface Options extends GlobalOptions, VmOptions, OffOptions, RepositoryOption
 }
 
 export function build(yargs: Argv): Argv {
-	return cutOptions(repositoryOption(offOptions(vmOptions(yargs))))
+	return cutOptions(offOptions(vmOptions(yargs)))
 		.usage(
 			'$0 export [VM] --output FILE\n$0 export VM@POINT --output FILE -r FOLDER\n\nWrites what the disks of a VM hold at one instant to one file, an archive in the format of Proxmox (VMA), ' +
 				'while the guest goes on. Nothing is copied anywhere else on the way. Or writes a point of a repository, for which no VM is needed.',
@@ -126,7 +126,7 @@ async function pointRequestOf(
 async function requestOf(options: Options, context: CommandContext): Promise<ExportVmRequest> {
 	return {
 		...context,
-		sockets: await vmOf(options, options),
+		sockets: await vmOf(options),
 		...(await wishesOf(options, context)),
 		...quiesceWishes(options),
 		...copyWishes(options),

@@ -15,12 +15,12 @@ import {openPrinter, printAll} from '../printer.ts';
 import type {ProgressView} from '../progress-lines.ts';
 import {parseDuration} from '../quantities.ts';
 import {type OffOptions, offOptions, imagesOf} from '../off-options.ts';
-import {parsePointName, type RepositoryOption, repositoryOption, repositoryIfAny} from '../repository-options.ts';
+import {parsePointName} from '../repository-options.ts';
 import {type GlobalOptions, runCommand} from '../run-command.ts';
 import {printResult, styled} from '../terminal.ts';
 import {socketsOf} from '../vm-options.ts';
 
-interface Options extends GlobalOptions, OffOptions, RepositoryOption {
+interface Options extends GlobalOptions, OffOptions {
 	readonly snapshot: string;
 	readonly qmp?: string;
 	readonly folder?: string;
@@ -35,7 +35,7 @@ interface Options extends GlobalOptions, OffOptions, RepositoryOption {
 type Message = RevertMessage | RevertInsideMessage;
 
 export function build(yargs: Argv): Argv {
-	return repositoryOption(offOptions(yargs))
+	return offOptions(yargs)
 		.usage(
 			'$0 revert VM@SNAPSHOT\n\nBrings a VM back to a snapshot. With --folder to an external one, for which the VM must not ' +
 				'run: makes new images over those of the snapshot, prints the command that starts the VM from them, and ' +
@@ -102,7 +102,7 @@ function revertBy(
 	if (off || image.length > 0) {
 		if (folder !== undefined)
 			throw new UsageError('--folder is for external snapshots, and goes without --off and --image');
-		const images = imagesOf({name: vm, qmp}, options, repositoryIfAny(options));
+		const images = imagesOf({...options, name: vm});
 		return revertOff({...inside, vm: images, exclude: options.exclude});
 	}
 	if (folder === undefined) {

@@ -5,17 +5,16 @@ import {mergePrinter} from '../merge-printer.ts';
 import {printAll} from '../printer.ts';
 import {type GlobalOptions, runCommand} from '../run-command.ts';
 import {type OffOptions, offOptions, vmOf} from '../off-options.ts';
-import {type RepositoryOption, repositoryIfAny, repositoryOption} from '../repository-options.ts';
 import {type VmOptions, vmOptions} from '../vm-options.ts';
 
-interface Options extends GlobalOptions, VmOptions, ChainOptions, OffOptions, RepositoryOption {
+interface Options extends GlobalOptions, VmOptions, ChainOptions, OffOptions {
 	readonly base?: string;
 	readonly delete: boolean;
 	readonly dryRun: boolean;
 }
 
 export function build(yargs: Argv): Argv {
-	return repositoryOption(offOptions(chainOptions(vmOptions(yargs), 'Stream:')))
+	return offOptions(chainOptions(vmOptions(yargs), 'Stream:'))
 		.usage(
 			'$0 stream [VM]\n\nPulls what the disks of a VM lie on up into their active layers, while the guest goes on, if it runs, ' +
 				'so that they lie on nothing else, or on --base alone. What they lay on is not changed, and left where it is. ' +
@@ -44,7 +43,7 @@ export function run(options: Options): Promise<void> {
 		const request = {
 			...context,
 			...paceOf(options),
-			sockets: await vmOf(options, options, repositoryIfAny(options)),
+			sockets: await vmOf(options),
 			disks: disk,
 			base,
 			dryRun,

@@ -13,9 +13,8 @@ import {parseDuration} from '../../quantities.ts';
 import {type CommandContext, type GlobalOptions, runCommand} from '../../run-command.ts';
 import {printWords, snapshotPrinter} from '../../snapshot-printer.ts';
 import {type OffOptions, offOptions, requireOn, vmOf} from '../../off-options.ts';
-import {type RepositoryOption, repositoryIfAny, repositoryOption} from '../../repository-options.ts';
 
-interface Options extends GlobalOptions, GroupOptions, CutOptions, OffOptions, RepositoryOption {
+interface Options extends GlobalOptions, GroupOptions, CutOptions, OffOptions {
 	readonly internal: boolean;
 	readonly overlayTemplate?: string;
 	readonly folder?: string;
@@ -25,7 +24,7 @@ interface Options extends GlobalOptions, GroupOptions, CutOptions, OffOptions, R
 }
 
 export function build(yargs: Argv): Argv {
-	return cutOptions(repositoryOption(offOptions(groupOptions(yargs))))
+	return cutOptions(offOptions(groupOptions(yargs)))
 		.usage(
 			'$0 snapshot create VM [NAME]\n$0 snapshot create VM… --group GROUP [--name NAME]\n\nFrom one instant on lets the guest write to new images over those that it has, which ' +
 				'then hold what its disks held: all at once, with the file systems frozen. Prints the name of the snapshot, and ' +
@@ -113,7 +112,7 @@ async function takeOne(options: Options, context: CommandContext): Promise<void>
 	const {vm, name} = namesOf({vm: first, qmp: options.qmp, snapshot: second});
 	const request: AnySnapshotRequest = {
 		...requestOf(options, context),
-		sockets: await vmOf({...rest, vm}, options, repositoryIfAny(options)),
+		sockets: await vmOf({...rest, vm}),
 		snapshot: name,
 		only: options.disk,
 		exclude: options.exclude,

@@ -8,11 +8,10 @@ import {parseBytes} from '../../quantities.ts';
 import {type GlobalOptions, runCommand} from '../../run-command.ts';
 import {printNote, printResult} from '../../terminal.ts';
 import {type OffOptions, offOptions, vmOf} from '../../off-options.ts';
-import {type RepositoryOption, repositoryIfAny, repositoryOption} from '../../repository-options.ts';
 import {type VmOptions, vmOptions} from '../../vm-options.ts';
 import {namesOf} from './create.ts';
 
-interface Options extends GlobalOptions, VmOptions, OffOptions, RepositoryOption {
+interface Options extends GlobalOptions, VmOptions, OffOptions {
 	readonly snapshot?: string;
 	readonly folder?: string;
 	readonly speed?: string;
@@ -20,7 +19,7 @@ interface Options extends GlobalOptions, VmOptions, OffOptions, RepositoryOption
 }
 
 export function build(yargs: Argv): Argv {
-	return repositoryOption(offOptions(vmOptions(yargs)))
+	return offOptions(vmOptions(yargs))
 		.usage(
 			'$0 snapshot delete VM NAME\n\nDeletes a snapshot of a VM, which goes on with what it has written. An external one is merged: each ' +
 				'overlay into its base, or the base into the overlay, whichever moves less; the files that nothing uses any more are removed.',
@@ -39,7 +38,7 @@ export function run(options: Options): Promise<void> {
 		if (name === undefined) throw new UsageError('no snapshot is named', {hint: '`quiesce snapshot list` shows them.'});
 		const request = {
 			...context,
-			sockets: await vmOf({...options, vm}, options, repositoryIfAny(options)),
+			sockets: await vmOf({...options, vm}),
 			snapshot: name,
 			folder: options.folder,
 			dryRun: options.dryRun,

@@ -8,15 +8,14 @@ import {type GlobalOptions, runCommand} from '../../run-command.ts';
 import {type Column, formatTable} from '../../table.ts';
 import {printNote, printResult} from '../../terminal.ts';
 import {type OffOptions, offOptions, vmOf} from '../../off-options.ts';
-import {type RepositoryOption, repositoryIfAny, repositoryOption} from '../../repository-options.ts';
 import {type VmOptions, vmOptions} from '../../vm-options.ts';
 
-interface Options extends GlobalOptions, VmOptions, OffOptions, RepositoryOption {
+interface Options extends GlobalOptions, VmOptions, OffOptions {
 	readonly folder?: string;
 }
 
 export function build(yargs: Argv): Argv {
-	return repositoryOption(offOptions(vmOptions(yargs)))
+	return offOptions(vmOptions(yargs))
 		.usage(
 			'$0 snapshot list VM\n\nLists the snapshots of a VM, external and internal ones, and shows what each of its disks is made of: ' +
 				'the image that the guest writes to, and what that lies on.',
@@ -27,7 +26,7 @@ export function build(yargs: Argv): Argv {
 
 export function run(options: Options): Promise<void> {
 	return runCommand(options, async ({json, signal, transcript, tell}) => {
-		const sockets = await vmOf(options, options, repositoryIfAny(options));
+		const sockets = await vmOf(options);
 		const request = {sockets, folder: options.folder, signal, transcript, tell};
 		const report = await listVmSnapshots(request);
 		if (json) printResult(toJson(report));
