@@ -16,6 +16,7 @@ import {stream} from './stream.ts';
 export const SCENARIOS: readonly Scenario[] = [
 	backup('push'),
 	backup('fleece'),
+	backup('pull'),
 	increment('push'),
 	increment('fleece'),
 	increment('clone'),

@@ -5,13 +5,13 @@ const TARGET_DIES =
 	'with `--method push`, a guest write to what is not copied yet waits for the target, and fails with it';
 
 /** A full backup into the target folder. */
-export function backup(method: 'push' | 'fleece'): Scenario {
+export function backup(method: 'push' | 'fleece' | 'pull'): Scenario {
 	return {
 		name: `backup-${method}`,
 		repository: stage => stage.target,
 		args: (stage, {slow}) => [
 			...['backup', ...stage.sockets, '-r', stage.target, '--method', method, '--quiesce', 'try'],
-			...(method === 'fleece' ? ['--scratch', stage.scratch] : []),
+			...(method === 'push' ? [] : ['--scratch', stage.scratch]),
 			...(slow ? ['--speed', '12M'] : []),
 		],
 		unfinished: stage => pointFolders(stage.target, stage.guest.name, 'hidden'),

@@ -35,7 +35,16 @@ export const exposed: Scenario = {
 		}
 		for (const file of await readdir(stage.target)) await rm(join(stage.target, file), {recursive: true});
 	},
-	only: ['kill-tool', 'kill-with-guard', 'kill-all', 'kill-qemu', 'cut-monitor', 'scratch-full'],
+	only: [
+		'kill-tool',
+		'kill-with-guard',
+		'kill-all',
+		'kill-qemu',
+		'cut-monitor',
+		'scratch-full',
+		'reader-dies',
+		'reader-stalls',
+	],
 	at: {
 		'kill-tool': PLACES,
 		'kill-with-guard': PLACES,
