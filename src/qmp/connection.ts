@@ -8,10 +8,9 @@ import {JsonObjectFramer} from './framer.ts';
 import {PendingCommands} from './pending-commands.ts';
 import {type Greeting, parseMessage} from './messages.ts';
 import type {
-	QmpCommandName,
 	QmpCommands,
-	QmpEvent,
-	QmpEventName,
+	QmpEventOf,
+	QmpEvents,
 	QmpLaterCommands,
 	QmpOutOfBandCommands,
 	QmpVersionInfo,
@@ -27,11 +26,18 @@ const GREETING_MS = 4_000;
  */
 const MAX_IN_FLIGHT = 7;
 
-type AllCommands = QmpCommands & QmpLaterCommands;
+type OwnCommands = QmpCommands & QmpLaterCommands;
 
-type Arguments<Entry extends {arguments: unknown}> = undefined extends Entry['arguments']
-	? []
-	: [args: Entry['arguments']];
+/** None where there are none, and left out if they may all be. */
+type Arguments<Entry> = Entry extends {arguments: infer Given}
+	? [Given] extends [undefined]
+		? []
+		: undefined extends Given
+			? [args?: Exclude<Given, undefined>]
+			: [args: Given]
+	: never;
+
+type Return<Entry> = Entry extends {return: infer Returned} ? Returned : never;
 
 export interface QmpOptions {
 	readonly signal?: AbortSignal | undefined;
@@ -42,18 +48,19 @@ export interface QmpOptions {
 
 /**
  * One negotiated QMP session. QEMU serves one client a monitor, and keeps jobs, nodes and exports when the client
- * leaves. Whoever opens it closes it.
+ * leaves. Whoever opens it closes it. The types of commands and events are those that this program uses, unless others are
+ * given, such as those that `quiesce qmp types` makes of all that a QEMU has.
  */
-export class QmpConnection {
+export class QmpConnection<Commands extends object = OwnCommands, Events extends object = QmpEvents> {
 	/** Hot. Errors with {@link QmpDisconnectedError} when the socket goes, also for those who come later. */
-	readonly events$: Observable<QmpEvent>;
+	readonly events$: Observable<QmpEventOf<Events>>;
 	/** Where it listens, as the operator gave it. */
 	readonly name: string;
 
 	readonly #socket: net.Socket;
 	readonly #what: string;
 	readonly #record: RecordMessage | undefined;
-	readonly #events = new Subject<QmpEvent>();
+	readonly #events = new Subject<QmpEventOf<Events>>();
 	readonly #pending = new PendingCommands();
 	readonly #waiting: {readonly id: string; readonly message: string}[] = [];
 	readonly #greeting = Promise.withResolvers<Greeting>();
@@ -77,14 +84,21 @@ export class QmpConnection {
 	 * Connects and negotiates, with `oob` where it is offered. Throws {@link UnreachableError} if nothing or nobody
 	 * answers, {@link QmpProtocolError} if what answers is not QMP.
 	 */
-	static async open(address: SocketAddress, options: QmpOptions = {}): Promise<QmpConnection> {
+	static async open<Commands extends object = OwnCommands, Events extends object = QmpEvents>(
+		address: SocketAddress,
+		options: QmpOptions = {},
+	): Promise<QmpConnection<Commands, Events>> {
 		const socket = await connect(address, options.what ?? 'monitor', options.signal);
 		return QmpConnection.over(socket, formatAddress(address), options);
 	}
 
 	/** As {@link open}, on a socket that is connected, and which is closed with the session. `name` is for messages. */
-	static async over(socket: net.Socket, name: string, options: QmpOptions = {}): Promise<QmpConnection> {
-		const connection = new QmpConnection(socket, name, options);
+	static async over<Commands extends object = OwnCommands, Events extends object = QmpEvents>(
+		socket: net.Socket,
+		name: string,
+		options: QmpOptions = {},
+	): Promise<QmpConnection<Commands, Events>> {
+		const connection = new QmpConnection<Commands, Events>(socket, name, options);
 		try {
 			await connection.#negotiate(options.signal);
 			return connection;
@@ -113,11 +127,20 @@ export class QmpConnection {
 	 * Sends once. Rejects with `QmpCommandError` if QEMU refused and nothing happened, with `QmpOutcomeUnknownError` if
 	 * no answer came. QEMU may emit the events a command causes before its reply.
 	 */
-	execute<Name extends QmpCommandName>(
+	execute<Name extends keyof Commands & string>(
 		command: Name,
-		...[args]: Arguments<AllCommands[Name]>
-	): Promise<AllCommands[Name]['return']> {
-		return this.#request('execute', command, args, deadlineMs(command));
+		...[args]: Arguments<Commands[Name]>
+	): Promise<Return<Commands[Name]>> {
+		return this.#request('execute', command, args, deadlineMs(command)) as Promise<Return<Commands[Name]>>;
+	}
+
+	/** As {@link execute}, with any command. */
+	executeAny(
+		command: string,
+		args?: Readonly<Record<string, unknown>>,
+		timeoutMs = deadlineMs(command),
+	): Promise<unknown> {
+		return this.#request('execute', command, args, timeoutMs);
 	}
 
 	/** As {@link execute}, past QEMU's queue. Rejects at once where the monitor has no `oob`. */
@@ -132,8 +155,10 @@ export class QmpConnection {
 	}
 
 	/** Hot, as {@link events$}. */
-	on<Name extends QmpEventName>(name: Name): Observable<Extract<QmpEvent, {event: Name}>> {
-		return this.events$.pipe(filter((event): event is Extract<QmpEvent, {event: Name}> => event.event === name));
+	on<Name extends keyof Events & string>(name: Name): Observable<Extract<QmpEventOf<Events>, {event: Name}>> {
+		return this.events$.pipe(
+			filter((event): event is Extract<QmpEventOf<Events>, {event: Name}> => event.event === name),
+		);
 	}
 
 	/** Resolves once the socket is closed. What runs in QEMU goes on. */
@@ -157,7 +182,7 @@ export class QmpConnection {
 			const greeting = await Promise.race([this.#greeting.promise, stopped]);
 			this.#version = greeting.version;
 			this.#oob = greeting.capabilities.includes('oob');
-			await Promise.race([this.execute('qmp_capabilities', {enable: this.#oob ? ['oob'] : []}), stopped]);
+			await Promise.race([this.executeAny('qmp_capabilities', {enable: this.#oob ? ['oob'] : []}), stopped]);
 			this.#negotiated = true;
 		} finally {
 			clearTimeout(timer);
@@ -217,7 +242,7 @@ export class QmpConnection {
 				this.#greeting.resolve(message.greeting);
 				break;
 			case 'event':
-				this.#events.next(message.event);
+				this.#events.next(message.event as unknown as QmpEventOf<Events>);
 				break;
 			case 'reply':
 				if (this.#pending.settle(message.reply)) this.#sendWaiting();

@@ -27,6 +27,6 @@ const DEADLINES_MS: Partial<Record<QmpCommandName, number>> = {
 	'snapshot-load': 86_400_000,
 };
 
-export function deadlineMs(command: QmpCommandName): number {
-	return DEADLINES_MS[command] ?? DEFAULT_MS;
+export function deadlineMs(command: string): number {
+	return (DEADLINES_MS as Partial<Record<string, number>>)[command] ?? DEFAULT_MS;
 }

@@ -1,17 +1,5 @@
 import type {QmpConnection} from './connection.ts';
-
-/** One entity of the reply. Which members are there depends on `meta-type`; type names are QEMU's own numbers. */
-interface Entity {
-	'name': string;
-	'meta-type': 'builtin' | 'enum' | 'array' | 'object' | 'alternate' | 'command' | 'event';
-	'arg-type'?: string;
-	'ret-type'?: string;
-	'element-type'?: string;
-	'members'?: {name?: string; type?: string}[];
-	'variants'?: {case: string; type: string}[];
-	/** Deprecated since 6.2 in favour of `members`, and all there was before. */
-	'values'?: string[];
-}
+import {type CommandEntity, type Entity, type EventEntity, wordsOf} from './entities.ts';
 
 /**
  * What this QEMU can do, by its own account. A path leads from a command through the names of members, as
@@ -30,8 +18,28 @@ export class QmpSchema {
 		return new QmpSchema(await qmp.execute('query-qmp-schema'));
 	}
 
+	/** In the alphabet's order. */
+	get commands(): readonly CommandEntity[] {
+		return this.#sorted().filter(entity => entity['meta-type'] === 'command');
+	}
+
+	/** In the alphabet's order. */
+	get events(): readonly EventEntity[] {
+		return this.#sorted().filter(entity => entity['meta-type'] === 'event');
+	}
+
+	/** A type, command or event by its name, which is a number for most types. */
+	entity(name: string): Entity | undefined {
+		return this.#entities.get(name);
+	}
+
+	command(name: string): CommandEntity | undefined {
+		const entity = this.#entities.get(name);
+		return entity?.['meta-type'] === 'command' ? entity : undefined;
+	}
+
 	hasCommand(name: string): boolean {
-		return this.#entities.get(name)?.['meta-type'] === 'command';
+		return this.command(name) !== undefined;
 	}
 
 	hasEvent(name: string): boolean {
@@ -50,22 +58,27 @@ export class QmpSchema {
 	/** Whether the argument at `path` takes the word `value`. */
 	enumHas(command: string, path: readonly string[], value: string): boolean {
 		return this.#typesAt(command, 'arg-type', path).some(
-			({members, values}) => members?.some(member => member.name === value) ?? values?.includes(value),
+			type => type['meta-type'] === 'enum' && wordsOf(type).includes(value),
 		);
 	}
 
 	#typesAt(command: string, side: 'arg-type' | 'ret-type', path: readonly string[]): Entity[] {
-		if (!this.hasCommand(command)) return [];
 		return path.reduce(
 			(types, step) => types.flatMap(type => this.#step(type, step)),
-			this.#plain(this.#entities.get(command)?.[side]),
+			this.#plain(this.command(command)?.[side]),
 		);
 	}
 
-	#step({members, variants}: Entity, step: string): Entity[] {
+	#sorted(): Entity[] {
+		return [...this.#entities.values()].sort((one, other) => (one.name < other.name ? -1 : 1));
+	}
+
+	#step(type: Entity, step: string): Entity[] {
+		if (type['meta-type'] !== 'object') return [];
+		const {members, variants} = type;
 		const next = step.startsWith('+')
 			? variants?.find(variant => variant.case === step.slice(1))
-			: members?.find(member => member.name === step);
+			: members.find(member => member.name === step);
 		return this.#plain(next?.type);
 	}
 
@@ -78,7 +91,7 @@ export class QmpSchema {
 			case 'array':
 				return this.#plain(entity['element-type'], visited);
 			case 'alternate':
-				return (entity.members ?? []).flatMap(member => this.#plain(member.type, visited));
+				return entity.members.flatMap(member => this.#plain(member.type, visited));
 			default:
 				return [entity];
 		}

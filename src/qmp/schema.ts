@@ -349,11 +349,13 @@ export type QmpCommandName = keyof QmpCommands | keyof QmpLaterCommands;
 export type QmpEventName = keyof QmpEvents;
 
 /** What arrives: one member of the union for each event, so that `event` narrows `data`. */
-export type QmpEvent = {
-	[Name in QmpEventName]: {
+export type QmpEventOf<Events> = {
+	[Name in keyof Events & string]: {
 		event: Name;
-		data: QmpEvents[Name];
+		data: Events[Name];
 		/** The host's wall clock, which may step: for reading, never for ordering. */
 		timestamp: {seconds: number; microseconds: number};
 	};
-}[QmpEventName];
+}[keyof Events & string];
+
+export type QmpEvent = QmpEventOf<QmpEvents>;
