@@ -16,6 +16,7 @@ import {removeOverlayFiles} from './overlay-files.ts';
 import {clearPausing, readPausing} from './pause-marker.ts';
 import {removeRecorded} from './revert-journal.ts';
 import {isAlive, requireDead, runFolders} from './run.ts';
+import {notedScratch} from './scratch-note.ts';
 import {snapshotOfRun} from './snapshot-pointer.ts';
 import {nodesOfRun, runsInside, unwindInside} from './unwind.ts';
 import type {Session} from './vm-session.ts';
@@ -104,6 +105,7 @@ export async function removeRunFolders(
 		}
 		if (await endDaemon(folder)) done.push(endedDaemon(run));
 		done.push(...(await removeRecorded(folder)));
+		for (const scratch of await notedScratch(folder)) done.push(...(await removeScratchFiles(scratch)));
 		await fs.rm(folder, {recursive: true, force: true});
 	}
 	return done;

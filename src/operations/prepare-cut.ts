@@ -11,8 +11,10 @@ import {
 } from '../cut/fleece.ts';
 import {preparePush} from '../cut/push.ts';
 import type {Sink} from '../sink/sink.ts';
+import {scratchFolders} from './choose-method.ts';
 import type {CopyTask} from './copy-task.ts';
 import type {DiskCopy} from './plan-copies.ts';
+import {noteScratch} from './scratch-note.ts';
 import type {DiskWithMedium} from './select-disks.ts';
 
 const DEFAULT_MAX_STALL_SECONDS = 2;
@@ -20,6 +22,7 @@ const DEFAULT_MAX_STALL_SECONDS = 2;
 /** Makes everything ready for the cut, in the way that was chosen. */
 export async function prepareCut(task: CopyTask, sink: Sink): Promise<Cut> {
 	const {request, run, copies, chosen} = task;
+	await noteScratch(run.folder, scratchFolders(chosen));
 	const context = contextOf(task, {
 		compress: sink.jobCompresses,
 		speedBytesPerSecond: request.speedBytesPerSecond,
@@ -36,7 +39,8 @@ export async function prepareCut(task: CopyTask, sink: Sink): Promise<Cut> {
 }
 
 /** The same by `fleece`, for readers of our own. */
-export function prepareView(task: CopyTask): ReturnType<typeof prepareFleecedView> {
+export async function prepareView(task: CopyTask): ReturnType<typeof prepareFleecedView> {
+	await noteScratch(task.run.folder, scratchFolders(task.chosen));
 	return prepareFleecedView(
 		contextOf(task, {compress: false}),
 		task.copies.map(copy => viewedDisk(task, copy)),
