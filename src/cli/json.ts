@@ -12,3 +12,12 @@ function snakeKeys(value: unknown): unknown {
 function snakeCase(key: string): string {
 	return key.replaceAll(/[A-Z]/g, letter => `_${letter.toLowerCase()}`);
 }
+
+/** JSON with the names that it came with, in which nothing can steer a terminal. */
+export function rawJson(value: unknown, indent = 0): string {
+	return JSON.stringify(value, null, indent).replaceAll(/(?!\n)[\p{Cc}\p{Cf}\u2028\u2029]/gu, letter =>
+		Array.from({length: letter.length}, (_, at) => `\\u${letter.charCodeAt(at).toString(16).padStart(4, '0')}`).join(
+			'',
+		),
+	);
+}
