@@ -52,7 +52,10 @@ export interface QmpOptions {
  * given, such as those that `quiesce qmp types` makes of all that a QEMU has.
  */
 export class QmpConnection<Commands extends object = OwnCommands, Events extends object = QmpEvents> {
-	/** Hot. Errors with {@link QmpDisconnectedError} when the socket goes, also for those who come later. */
+	/**
+	 * Hot. Errors with {@link QmpDisconnectedError} when the socket goes, also for those who come later. Whoever subscribes as soon as
+	 * the connection is open misses none.
+	 */
 	readonly events$: Observable<QmpEventOf<Events>>;
 	/** Where it listens, as the operator gave it. */
 	readonly name: string;
@@ -61,6 +64,8 @@ export class QmpConnection<Commands extends object = OwnCommands, Events extends
 	readonly #what: string;
 	readonly #record: RecordMessage | undefined;
 	readonly #events = new Subject<QmpEventOf<Events>>();
+	/** Those that came before anybody could subscribe. */
+	#early: QmpEventOf<Events>[] | undefined = [];
 	readonly #pending = new PendingCommands();
 	readonly #waiting: {readonly id: string; readonly message: string}[] = [];
 	readonly #greeting = Promise.withResolvers<Greeting>();
@@ -101,6 +106,9 @@ export class QmpConnection<Commands extends object = OwnCommands, Events extends
 		const connection = new QmpConnection<Commands, Events>(socket, name, options);
 		try {
 			await connection.#negotiate(options.signal);
+			setImmediate(() => {
+				connection.#releaseEarly();
+			});
 			return connection;
 		} catch (error) {
 			socket.destroy();
@@ -242,7 +250,7 @@ export class QmpConnection<Commands extends object = OwnCommands, Events extends
 				this.#greeting.resolve(message.greeting);
 				break;
 			case 'event':
-				this.#events.next(message.event as unknown as QmpEventOf<Events>);
+				this.#emit(message.event as unknown as QmpEventOf<Events>);
 				break;
 			case 'reply':
 				if (this.#pending.settle(message.reply)) this.#sendWaiting();
@@ -256,7 +264,19 @@ export class QmpConnection<Commands extends object = OwnCommands, Events extends
 		}
 	}
 
+	#emit(event: QmpEventOf<Events>): void {
+		if (this.#early) this.#early.push(event);
+		else this.#events.next(event);
+	}
+
+	#releaseEarly(): void {
+		const early = this.#early ?? [];
+		this.#early = undefined;
+		for (const event of early) this.#events.next(event);
+	}
+
 	#end(cause: Error | undefined): void {
+		this.#releaseEarly();
 		this.#closed = new QmpDisconnectedError(`${this.#what} ${this.name} ${this.#fate(cause)}`, {cause});
 		const error = this.#negotiated ? this.#closed : this.#notNegotiated(cause);
 		this.#greeting.reject(error);

@@ -5,7 +5,7 @@ import {join} from 'node:path';
 import {expect, test} from 'vitest';
 import {QmpConnection} from '../../src/qmp/connection.ts';
 import {startQemu} from '../support/real-qemu.ts';
-import {runQuiesce} from './run-quiesce.ts';
+import {runQuiesce, startQuiesce} from './run-quiesce.ts';
 import {guestName, temporaryFolder} from './scene.ts';
 
 function lines(text: string): unknown[] {
@@ -143,4 +143,24 @@ test('the shell completes, prints events as they come, and keeps a history witho
 		'query-status ',
 	]);
 	expect((await stat(history)).mode & 0o777).toBe(0o600);
+});
+
+test('events are printed as they come, until enough came or a signal does', async () => {
+	const qemu = await startQemu('-machine', 'q35', '-S');
+	const args = ['events', `web1=${qemu.qmpPath}`, '--qmp', qemu.secondQmpPath];
+	const counted = startQuiesce([...args, '--count', '2']);
+	const both = lines((await counted.ended).stdout);
+	expect(both).toEqual(
+		expect.arrayContaining([
+			expect.objectContaining({message_type: 'connected', vm: 'web1'}),
+			expect.objectContaining({message_type: 'connected', vm: qemu.secondQmpPath}),
+		]),
+	);
+	const listening = startQuiesce(['events', `web1=${qemu.qmpPath}`, '--event', 'RESUME']);
+	await listening.says(/connected/);
+	await runQuiesce(['qmp', '--qmp', qemu.secondQmpPath, 'cont']);
+	await listening.says(/"event":"RESUME","data":\{\}/);
+	listening.kill('SIGINT');
+	expect(await listening.ended).toMatchObject({code: 0, stderr: 'no longer listening\n'});
+	expect((await runQuiesce(['events'])).code).toBe(2);
 });

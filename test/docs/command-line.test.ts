@@ -32,6 +32,8 @@ const PAGE_OF: Readonly<Record<string, string>> = {
 	'recover': 'docs/recover.md',
 	'freeze': 'docs/freeze-and-thaw.md',
 	'thaw': 'docs/freeze-and-thaw.md',
+	'qmp': 'docs/monitor.md',
+	'events': 'docs/monitor.md',
 };
 /** Where options are told that many commands have. */
 const SHARED = ['docs/json-and-exit-codes.md', 'docs/inspect-and-discover.md', 'docs/off.md'];
