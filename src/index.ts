@@ -31,6 +31,8 @@ export type {AnySnapshotRequest, SnapshotMessage} from './operations/snapshot-me
 export {stream, type StreamRequest} from './operations/stream.ts';
 export {thaw, type ThawReport} from './operations/thaw.ts';
 export {verify, type VerifyMessage, type VerifyOptions} from './operations/verify.ts';
+export {parseTransaction, type LocatedPlan, type TransactionPlan} from './operations/transaction/plan.ts';
+export {transact, type TransactMessage, type TransactRequest} from './operations/transaction/transact.ts';
 export {type EventMessage, watchEvents, type WatchedVm, type WatchEventsRequest} from './operations/watch-events.ts';
 export type {VmImages} from './operations/vm-images.ts';
 export type {VmSockets} from './operations/vm-session.ts';

@@ -45,6 +45,11 @@ const COMMANDS: readonly CommandEntry[] = [
 	['stream [vm]', 'Pull what disks lie on up into them', () => import('./commands/stream.ts')],
 	['jobs [vm] [action..]', 'List, watch and change the jobs of a VM', () => import('./commands/jobs.ts')],
 	['events [vm..]', 'Print the events of VMs as they come', () => import('./commands/events.ts')],
+	[
+		'transaction [vm] [file]',
+		'Carry out a transaction that a file describes',
+		() => import('./commands/transaction.ts'),
+	],
 	['qmp [vm] [words..]', 'Talk to the monitor of a VM', () => import('./commands/qmp.ts')],
 	['recover [vm]', 'Undo what killed runs have left', () => import('./commands/recover.ts')],
 	['doctor [vm]', 'Check whether a backup of a VM would go well, and how', () => import('./commands/doctor.ts')],

@@ -34,6 +34,7 @@ const PAGE_OF: Readonly<Record<string, string>> = {
 	'thaw': 'docs/freeze-and-thaw.md',
 	'qmp': 'docs/monitor.md',
 	'events': 'docs/monitor.md',
+	'transaction': 'docs/monitor.md',
 };
 /** Where options are told that many commands have. */
 const SHARED = ['docs/json-and-exit-codes.md', 'docs/inspect-and-discover.md', 'docs/off.md'];
