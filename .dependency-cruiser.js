@@ -5,6 +5,7 @@
 const layers = [
 	'cli',
 	'operations',
+	'freeze-hooks',
 	'snapshots',
 	'repository',
 	'cut',

@@ -24,6 +24,12 @@ const SNAPSHOT_COMMANDS: readonly CommandEntry[] = [
 	['delete [vm] [snapshot]', 'Delete a snapshot', () => import('./commands/snapshot/delete.ts')],
 ];
 
+const HOOK_COMMANDS: readonly CommandEntry[] = [
+	['list', 'List the hooks there are', () => import('./commands/hooks/list.ts')],
+	['show <hook>', 'Print a hook', () => import('./commands/hooks/show.ts')],
+	['install [hook..]', 'Put hooks into a guest', () => import('./commands/hooks/install.ts')],
+];
+
 const COMMANDS: readonly CommandEntry[] = [
 	['discover', 'List the running QEMU VMs of this host, and their sockets', () => import('./commands/discover.ts')],
 	['inspect [vm]', 'Show the disks, chains, jobs and abilities of a VM', () => import('./commands/inspect.ts')],
@@ -122,6 +128,10 @@ function parser(argv: readonly string[]): Argv {
 	program.command('snapshot', 'Take snapshots of a running VM', snapshot => {
 		for (const entry of SNAPSHOT_COMMANDS) snapshot.command(moduleOf(entry));
 		return snapshot.demandCommand(1, 'say what to do: create, list or delete').epilogue(EXIT_STATUS);
+	});
+	program.command('hooks', 'Quiet applications inside a guest when it is frozen', hooks => {
+		for (const entry of HOOK_COMMANDS) hooks.command(moduleOf(entry));
+		return hooks.demandCommand(1, 'say what to do: list, show or install').epilogue(EXIT_STATUS);
 	});
 	return program;
 }
