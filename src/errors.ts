@@ -15,6 +15,8 @@ export type ErrorCode =
 export interface ErrorDetails extends ErrorOptions {
 	/** One sentence: what to try next. */
 	readonly hint?: string | undefined;
+	/** All that is wrong, where the message only says in what: each a line of its own. */
+	readonly problems?: readonly string[] | undefined;
 }
 
 /**
@@ -24,12 +26,14 @@ export interface ErrorDetails extends ErrorOptions {
 export class QuiesceError extends Error {
 	readonly code: ErrorCode;
 	readonly hint: string | undefined;
+	readonly problems: readonly string[];
 
 	constructor(code: ErrorCode, message: string, details: ErrorDetails = {}) {
 		super(message, details);
 		this.name = new.target.name;
 		this.code = code;
 		this.hint = details.hint;
+		this.problems = details.problems ?? [];
 	}
 }
 

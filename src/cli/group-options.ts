@@ -10,6 +10,11 @@ export interface GroupOptions extends Omit<VmOptions, 'vm'> {
 	readonly group?: string | undefined;
 }
 
+/** With the name of a group. */
+interface AsGroup extends GroupOptions {
+	readonly group: string;
+}
+
 /** Several VMs, by what the operator calls them, in the order in which they are begun. */
 export interface NamedGroup<Member> {
 	readonly name: string;
@@ -34,17 +39,22 @@ export function groupOptions<Options>(yargs: Argv<Options>): Argv<Options & Grou
 		}) as Argv<Options & GroupOptions>;
 }
 
-/** Undefined for one VM. */
-export async function groupOf(options: GroupOptions): Promise<NamedGroup<VmSockets> | undefined> {
+/** What the operator calls the VMs of the group. */
+export function namesInGroup(options: AsGroup): string[] {
+	return wordsOf(options).map(word => BY_SOCKETS.exec(word)?.groups?.['name'] ?? word);
+}
+
+export async function groupOf(options: AsGroup): Promise<NamedGroup<VmSockets>> {
+	const {config} = options;
 	return readGroup(options, (vm, bySockets) =>
-		bySockets ? Promise.resolve({...bySockets, name: vm}) : socketsOf({vm}),
+		bySockets ? Promise.resolve({...bySockets, name: vm}) : socketsOf({vm, config}),
 	);
 }
 
 /** As {@link groupOf}, for what needs the agents' sockets alone. */
-export async function agentGroupOf(options: GroupOptions): Promise<NamedGroup<SocketAddress> | undefined> {
+export async function agentGroupOf(options: AsGroup): Promise<NamedGroup<SocketAddress>> {
 	return readGroup(options, async (vm, bySockets) => {
-		if (!bySockets) return agentOf({vm});
+		if (!bySockets) return agentOf({vm, config: options.config});
 		if (bySockets.agent) return bySockets.agent;
 		throw new UsageError(`no guest agent is known for ${vm}`, {hint: `Name its socket: ${vm}=QMP,agent=AGENT.`});
 	});
@@ -52,17 +62,18 @@ export async function agentGroupOf(options: GroupOptions): Promise<NamedGroup<So
 
 /** The options of a command that takes one VM. */
 export function oneOf({vm: vms = [], ...options}: GroupOptions): VmOptions {
+	if (vms.length > 1) {
+		throw new UsageError('several VMs are named', {hint: 'Give the group a name with --group, or name one VM.'});
+	}
 	return {...options, vm: vms[0]};
 }
 
 async function readGroup<Member extends VmSockets | SocketAddress>(
-	{vm: vms = [], group, qmp, agent, name}: GroupOptions,
+	options: AsGroup,
 	find: (vm: string, bySockets?: VmSockets) => Promise<Member>,
-): Promise<NamedGroup<Member> | undefined> {
-	if (group === undefined) {
-		if (vms.length < 2) return undefined;
-		throw new UsageError('several VMs are named', {hint: 'Give the group a name with --group, or name one VM.'});
-	}
+): Promise<NamedGroup<Member>> {
+	const {group, qmp, agent, name} = options;
+	const vms = wordsOf(options);
 	if (!NAME.test(group)) {
 		throw new UsageError(`--group: '${group}' is no name for a group`, {
 			hint: 'Use letters, digits, dots, dashes and underscores; at most 64.',
@@ -73,7 +84,10 @@ async function readGroup<Member extends VmSockets | SocketAddress>(
 			hint: 'In a group write NAME=QMP,agent=AGENT, such as web=unix:/run/web.qmp,agent=unix:/run/web.qga.',
 		});
 	}
-	if (vms.length < 2) throw new UsageError('a group has at least two VMs', {hint: 'Name them before --group.'});
+	if (vms.length < 2)
+		throw new UsageError('a group has at least two VMs', {
+			hint: 'Name them before --group, or in the config file.',
+		});
 	const found = new Map<string, Member>();
 	for (const word of vms) {
 		const {name: vm = word, qmp: address, agent: agentAddress} = BY_SOCKETS.exec(word)?.groups ?? {};
@@ -84,6 +98,11 @@ async function readGroup<Member extends VmSockets | SocketAddress>(
 	// Two groups that have some VMs in common begin with the same one of these.
 	const ordered = [...found].sort(([, one], [, other]) => (keyOf(one) < keyOf(other) ? -1 : 1));
 	return {name: group, members: new Map(ordered)};
+}
+
+/** Those that are named, else those of the config file. */
+function wordsOf({vm: words = [], group, config}: AsGroup): readonly string[] {
+	return words.length > 0 ? words : (config?.groups[group] ?? []);
 }
 
 function parsed(address: string | undefined): SocketAddress | undefined {

@@ -2,6 +2,7 @@ import yargs, {type Argv, type CommandModule} from 'yargs';
 import {UsageError} from '../errors.ts';
 import {programVersion} from '../version.ts';
 import {STDIN} from './archive/archive-name.ts';
+import {fillIn, findConfig} from './config-options.ts';
 import {LOG_LEVELS} from './log.ts';
 import {printError} from './run-command.ts';
 
@@ -28,6 +29,10 @@ const HOOK_COMMANDS: readonly CommandEntry[] = [
 	['list', 'List the hooks there are', () => import('./commands/hooks/list.ts')],
 	['show <hook>', 'Print a hook', () => import('./commands/hooks/show.ts')],
 	['install [hook..]', 'Put hooks into a guest', () => import('./commands/hooks/install.ts')],
+];
+
+const CONFIG_COMMANDS: readonly CommandEntry[] = [
+	['check [file]', 'Say what is wrong in a config file', () => import('./commands/config/check.ts')],
 ];
 
 const COMMANDS: readonly CommandEntry[] = [
@@ -106,6 +111,12 @@ function parser(argv: readonly string[]): Argv {
 		})
 		.option('debug', {type: 'boolean', default: false, describe: 'Show where an error comes from', group: 'Output:'})
 		.option('log', {choices: LOG_LEVELS, default: 'silent', describe: 'Log JSON lines on stderr', group: 'Output:'})
+		.option('config', {
+			type: 'string',
+			nargs: 1,
+			describe: 'The config file; else $QUIESCE_CONFIG, else /etc/quiesce.yaml if it is there',
+			group: 'Output:',
+		})
 		.option('transcript', {type: 'string', describe: 'Append to FILE all that goes over the sockets', group: 'Output:'})
 		.parserConfiguration({'boolean-negation': false, 'populate--': true, 'strip-aliased': true, 'strip-dashed': true})
 		.strictCommands()
@@ -124,16 +135,44 @@ function parser(argv: readonly string[]): Argv {
 				new UsageError(asTyped(message), {hint: 'quiesce --help, or --help after a command.'})
 			);
 		});
+	program.middleware(async options => {
+		const {config: file} = options as {config?: string};
+		// Which says itself what is wrong in it.
+		if (options._[0] === 'config') return;
+		const config = await findConfig(file);
+		Object.assign(options, {config});
+		if (config) fillIn(options, isOpen(program), config);
+	}, true);
 	for (const entry of COMMANDS) program.command(moduleOf(entry));
 	program.command('snapshot', 'Take snapshots of a running VM', snapshot => {
 		for (const entry of SNAPSHOT_COMMANDS) snapshot.command(moduleOf(entry));
 		return snapshot.demandCommand(1, 'say what to do: create, list or delete').epilogue(EXIT_STATUS);
+	});
+	program.command('config', 'Look after the config file', config => {
+		for (const entry of CONFIG_COMMANDS) config.command(moduleOf(entry));
+		return config.demandCommand(1, 'say what to do: check').epilogue(EXIT_STATUS);
 	});
 	program.command('hooks', 'Quiet applications inside a guest when it is frozen', hooks => {
 		for (const entry of HOOK_COMMANDS) hooks.command(moduleOf(entry));
 		return hooks.demandCommand(1, 'say what to do: list, show or install').epilogue(EXIT_STATUS);
 	});
 	return program;
+}
+
+/** Whether an option was not given: it has its default, or none. */
+function isOpen(program: Argv): (option: string) => boolean {
+	const {argv = {}, defaulted = {}} = (program as unknown as {parsed?: Parsed}).parsed ?? {};
+	return option => argv[option] === undefined || kebabCase(option) in defaulted || option in defaulted;
+}
+
+/** Of what yargs knows while it parses, what its types leave out. */
+interface Parsed {
+	readonly argv: Readonly<Record<string, unknown>>;
+	readonly defaulted: Readonly<Record<string, boolean>>;
+}
+
+function kebabCase(name: string): string {
+	return name.replaceAll(/[A-Z]/g, letter => `-${letter.toLowerCase()}`);
 }
 
 function moduleOf([command, describe, load]: CommandEntry): CommandModule {
@@ -148,5 +187,5 @@ function moduleOf([command, describe, load]: CommandEntry): CommandModule {
 /** yargs names unknown options in camel case. */
 function asTyped(message: string): string {
 	if (!message.startsWith('Unknown argument')) return message;
-	return message.replaceAll(/(?<=[a-z])[A-Z]/g, letter => `-${letter.toLowerCase()}`);
+	return kebabCase(message);
 }

@@ -7,6 +7,8 @@ export interface ErrorReport {
 	readonly exitCode: number;
 	readonly message: string;
 	readonly hint: string | undefined;
+	/** Each a line of its own. */
+	readonly problems: readonly string[];
 	/** What went wrong after that, while cleaning up. */
 	readonly also: readonly string[];
 }
@@ -17,12 +19,21 @@ export function reportOf(error: unknown): ErrorReport {
 	const also = later.map(one => printable(asError(one).message));
 	if (first instanceof QuiesceError) {
 		const hint = first.hint === undefined ? undefined : printable(first.hint);
-		return {code: first.code, exitCode: exitCodeOf(first.code), message: printable(first.message), hint, also};
+		const problems = first.problems.map(printable);
+		return {
+			code: first.code,
+			exitCode: exitCodeOf(first.code),
+			message: printable(first.message),
+			problems,
+			hint,
+			also,
+		};
 	}
 	return {
 		code: 'BUG',
 		exitCode: 1,
 		message: `unexpected: ${printable(asError(first).message)}`,
+		problems: [],
 		hint: 'This is a defect of quiesce. Run it again with --debug and report what it prints.',
 		also,
 	};

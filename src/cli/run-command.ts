@@ -87,6 +87,7 @@ export function printError(
 	const exitCode = report.code === 'CANCELLED' ? (cancelledStatus ?? report.exitCode) : report.exitCode;
 	if (options.json) printResult(toJson({messageType: 'exit_error', ...report, exitCode}));
 	printNote(`${styled('red', 'quiesce:')} ${report.message}`);
+	for (const text of report.problems) printNote(`  ${text}`);
 	for (const text of report.also) printNote(`  and then: ${text}`);
 	if (report.hint !== undefined) printNote(`  Try: ${report.hint}`);
 	if (options.debug && error instanceof Error) printNote(stackOf(error));

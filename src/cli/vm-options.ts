@@ -1,5 +1,6 @@
 import type {Argv} from 'yargs';
 import {parseAddress, type SocketAddress} from '../config/address.ts';
+import type {Config} from '../config/config-schema.ts';
 import {UsageError} from '../errors.ts';
 import type {VmSockets} from '../operations/vm-session.ts';
 
@@ -8,11 +9,16 @@ export interface VmOptions {
 	readonly qmp?: string | undefined;
 	readonly agent?: string | undefined;
 	readonly name?: string | undefined;
+	/** The config file, if there is one. */
+	readonly config?: Config | undefined;
 }
 
 export function vmOptions<Options>(yargs: Argv<Options>): Argv<Options & VmOptions> {
 	return yargs
-		.positional('vm', {type: 'string', describe: 'A VM of this host: its name, UUID or process id'})
+		.positional('vm', {
+			type: 'string',
+			describe: 'A VM of the config file or of this host: its name, UUID or process id',
+		})
 		.option('qmp', {
 			type: 'string',
 			describe: "The VM's QMP monitor, instead of VM: unix:/path or tcp:host:port",
@@ -24,7 +30,10 @@ export function vmOptions<Options>(yargs: Argv<Options>): Argv<Options & VmOptio
 
 /** The agent's socket alone, for what needs no monitor. */
 export async function agentOf(options: VmOptions): Promise<SocketAddress> {
-	if (options.vm === undefined && options.agent !== undefined) return parseAddress(options.agent);
+	const {vm, agent: given, config} = options;
+	if (vm === undefined && given !== undefined) return parseAddress(given);
+	const known = given ?? (vm === undefined ? undefined : config?.vms[vm]?.agent);
+	if (known !== undefined) return parseAddress(known);
 	const {agent} = await socketsOf(options);
 	if (agent) return agent;
 	throw new UsageError('no guest agent is known for this VM', {
@@ -39,10 +48,22 @@ export async function socketsOf(options: VmOptions): Promise<VmSockets> {
 }
 
 /** The same, with each monitor of the VM, for what has to find one that is free. */
-export async function allSocketsOf({vm, qmp, agent, name}: VmOptions): Promise<readonly [VmSockets, ...VmSockets[]]> {
+export async function allSocketsOf({
+	vm,
+	qmp,
+	agent,
+	name,
+	config,
+}: VmOptions): Promise<readonly [VmSockets, ...VmSockets[]]> {
 	if (qmp !== undefined) {
 		if (vm !== undefined) throw new UsageError('give either VM or --qmp, not both');
 		return [{qmp: parseAddress(qmp), agent: agent === undefined ? undefined : parseAddress(agent), name}];
+	}
+	const known = vm === undefined ? undefined : config?.vms[vm];
+	const agentAddress = agent ?? known?.agent;
+	if (known?.qmp !== undefined) {
+		const address = agentAddress === undefined ? undefined : parseAddress(agentAddress);
+		return [{qmp: parseAddress(known.qmp), agent: address, name: name ?? vm, mustBe: vm}];
 	}
 	if (vm === undefined) {
 		throw new UsageError('no VM is named', {
@@ -57,6 +78,6 @@ export async function allSocketsOf({vm, qmp, agent, name}: VmOptions): Promise<r
 			hint: 'Start it with -qmp unix:/path,server=on,wait=off.',
 		});
 	}
-	const rest = {agent: agent === undefined ? found.agent : parseAddress(agent), name: name ?? found.name};
+	const rest = {agent: agentAddress === undefined ? found.agent : parseAddress(agentAddress), name: name ?? found.name};
 	return [{qmp: monitor, ...rest}, ...others.map(other => ({qmp: other, ...rest}))];
 }

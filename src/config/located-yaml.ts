@@ -59,7 +59,7 @@ export function problemsError(
 		}))
 		.sort((one, other) => one.line - other.line)
 		.map(({line, words}) => `${file}:${line}: ${words}`);
-	return new UsageError(words.length === 1 ? (words[0] ?? what) : [what, ...words].join('\n  '));
+	return words.length === 1 ? new UsageError(words[0] ?? what) : new UsageError(what, {problems: words});
 }
 
 function dotted(path: DocumentPath): string {

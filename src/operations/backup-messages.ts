@@ -4,6 +4,7 @@ import type {SinkName} from '../sink/sink.ts';
 import type {CopyRequest} from './copy-task.ts';
 import type {GroupMember} from './group.ts';
 import type {CopyWishes} from './plan-copies.ts';
+import type {RunHooks} from './run-hooks.ts';
 import type {Session} from './vm-session.ts';
 import type {AnyVmRequest} from './with-vm.ts';
 
@@ -22,6 +23,8 @@ export interface BackupRequest extends CopyRequest, AnyVmRequest, CopyWishes {
 	readonly compression: 'none' | 'zstd';
 	/** What keeps it in step with the other VMs of a group. */
 	readonly member?: GroupMember | undefined;
+	/** What is done on the host at the moments of the run, from `pre-freeze` to `copied`. */
+	readonly hooks?: RunHooks | undefined;
 	/** Plan, and stop there. */
 	readonly dryRun?: boolean;
 }

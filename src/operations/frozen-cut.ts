@@ -2,6 +2,7 @@ import type {FreezeWindow} from '../guest-agent/freeze-window.ts';
 import type {FreezeRecord} from '../repository/manifest.ts';
 import type {CutRecord} from './backup-messages.ts';
 import {ALONE, type GroupMember} from './group.ts';
+import {NO_HOOKS, type RunHooks} from './run-hooks.ts';
 import {isQuiesceFailure, type QuiescePolicy, type Quiescer} from './quiescer.ts';
 
 /** What a cut by itself tells. */
@@ -16,6 +17,8 @@ interface CutRequest {
 	readonly member?: GroupMember | undefined;
 	/** What is cut, for the group's record. */
 	readonly called: string;
+	/** What is done on the host around a freeze. */
+	readonly hooks?: RunHooks | undefined;
 }
 
 /**
@@ -35,7 +38,7 @@ export async function cutFrozen(
 }
 
 async function cutOne(
-	{quiesce, signal, power, member}: Pick<CutRequest, 'quiesce' | 'signal' | 'power'> & {readonly member: GroupMember},
+	{quiesce, signal, power, member, hooks = NO_HOOKS}: Omit<CutRequest, 'member'> & {readonly member: GroupMember},
 	quiescer: Quiescer | undefined,
 	cut: () => Promise<Omit<BareCut, 'at'>>,
 ): Promise<Omit<CutRecord, 'group'>> {
@@ -53,7 +56,12 @@ async function cutOne(
 	const plainly = power === 'off' ? 'offline' : 'crash-consistent';
 	if (!quiescer) return {...(await take()), consistency: plainly, freeze: null};
 	try {
-		const {value: taken, window} = await quiescer.whileFrozen(take);
+		const {value: taken, window} = await aroundFreeze(hooks, signal, () =>
+			quiescer.whileFrozen(async () => {
+				await hooks.at('frozen', signal);
+				return take();
+			}),
+		);
 		const freeze = freezeRecord(window);
 		if (window.doubt === undefined) return {...taken, consistency: 'quiesced', freeze};
 		const degraded = `the freeze did not hold: ${window.doubt}`;
@@ -62,6 +70,23 @@ async function cutOne(
 		if (quiesce === 'require' || progress.hasBegun || !isQuiesceFailure(error)) throw error;
 		return {...(await take()), consistency: 'crash-consistent', freeze: null, degraded: error.message};
 	}
+}
+
+/** What was begun before a freeze is ended after it, however it went. */
+async function aroundFreeze<Value>(hooks: RunHooks, signal: AbortSignal, freeze: () => Promise<Value>): Promise<Value> {
+	let value: Value;
+	try {
+		await hooks.at('pre-freeze', signal);
+		value = await freeze();
+	} catch (error) {
+		// Also when the run is cancelled.
+		await hooks.at('thawed', new AbortController().signal).catch((second: unknown) => {
+			throw new AggregateError([error, second], 'and then a hook failed');
+		});
+		throw error;
+	}
+	await hooks.at('thawed', signal);
+	return value;
 }
 
 function freezeRecord({frozen, freezeMs, heldMs, thawMs}: FreezeWindow): FreezeRecord {

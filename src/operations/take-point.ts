@@ -14,6 +14,7 @@ import {copyDisks, withSink} from './copy-disks.ts';
 import {pullDisks} from './pull-disks.ts';
 import {gatherChanges, keepBitmaps, markRecordings} from './keep-bitmaps.ts';
 import type {PointTask} from './point-task.ts';
+import {NO_HOOKS} from './run-hooks.ts';
 import {type CopyFacts, draftOf, sinkDiskOf, type WrittenBytes} from './store-copies.ts';
 import {lostErrors} from './with-vm.ts';
 
@@ -80,7 +81,7 @@ async function finish(
 
 /** Lets the point appear, once all is copied and in its folder. */
 export function finishPoint(task: PointTask, partial: PartialPoint, cut: CutRecord, facts: CopyFacts): Promise<Point> {
-	const {request, vm, copies, skipped, warnings, machine, chosen, member} = task;
+	const {request, vm, copies, skipped, warnings, machine, chosen} = task;
 	return partial.finish(
 		{
 			uuid: vm.uuid ?? null,
@@ -98,8 +99,14 @@ export function finishPoint(task: PointTask, partial: PartialPoint, cut: CutReco
 			warnings: cut.degraded === undefined ? warnings : [...warnings, cut.degraded],
 		},
 		machine,
-		{signal: request.signal, beforeAppearing: () => member.readyToAppear()},
+		{signal: request.signal, beforeAppearing: () => readyToAppear(task)},
 	);
+}
+
+/** All is there, and nothing seen. */
+async function readyToAppear({request: {hooks = NO_HOOKS, signal}, member}: PointTask): Promise<void> {
+	await hooks.at('copied', signal);
+	await member.readyToAppear();
 }
 
 /** An image whose data is shared is not written, and so not compressed. */

@@ -14,6 +14,8 @@ export interface VmSockets {
 	readonly agent?: SocketAddress | undefined;
 	/** What to call it where QEMU knows no name of its own. */
 	readonly name?: string | undefined;
+	/** What the VM there is known to be called: another one is refused. */
+	readonly mustBe?: string | undefined;
 }
 
 /** The oldest QEMU whose answers this program has been shown to understand. */
@@ -89,6 +91,12 @@ export async function openVm(
 			throw new UsageError('this VM has neither a name nor a UUID of its own', {
 				hint: 'Say what to call it with --name; or start QEMU with -name.',
 			});
+		}
+		if (sockets.mustBe !== undefined && called !== sockets.mustBe) {
+			throw new UsageError(
+				`the VM at ${formatAddress(sockets.qmp)} is called ${called}, and not ${sockets.mustBe} as the config file has it`,
+				{hint: 'Its points bear the name that QEMU was started with. Call it the same in the config file.'},
+			);
 		}
 		const lockKey = `vm ${uuid ?? name ?? formatAddress(sockets.qmp)}`;
 		return {

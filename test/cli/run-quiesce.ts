@@ -72,7 +72,13 @@ export async function daemonsLeft(): Promise<number[]> {
 /** Starts the program as an operator would, away from a terminal. Whatever happens it ends with the test. */
 export function startQuiesce(args: readonly string[], options: RunOptions = {}): QuiesceRun {
 	const began = performance.now();
-	const neutral = {COLUMNS: undefined, NO_COLOR: undefined, FORCE_COLOR: undefined, QUIESCE_REPOSITORY: undefined};
+	const neutral = {
+		COLUMNS: undefined,
+		NO_COLOR: undefined,
+		FORCE_COLOR: undefined,
+		QUIESCE_REPOSITORY: undefined,
+		QUIESCE_CONFIG: '',
+	};
 	const [command = '', ...before] = [...(options.under ?? []), process.execPath, ...(options.nodeArgs ?? [])];
 	const child: ChildProcessByStdio<Writable, Readable, Readable> = spawn(command, [...before, program, ...args], {
 		cwd: options.cwd ?? project,

@@ -1,19 +1,21 @@
-import {tap} from 'rxjs';
+import {concatAll, defer, tap} from 'rxjs';
 import type {Argv} from 'yargs';
 import {GREATEST_GRANULARITY, LEAST_GRANULARITY} from '../../block/granularity.ts';
+import type {Config} from '../../config/config-schema.ts';
 import {CUT_METHODS} from '../../cut/cut.ts';
 import {UsageError} from '../../errors.ts';
 import {parseCopyCommand} from '../../images/copy-image.ts';
 import {backup} from '../../operations/backup.ts';
-import {backupGroup, type GroupBackupMessage} from '../../operations/backup-group.ts';
+import {backupGroup, type GroupBackupMessage, type GroupBackupRequest} from '../../operations/backup-group.ts';
 import type {BackupPlan, BackupRequest} from '../../operations/backup-messages.ts';
+import {followed} from '../../operations/followed-run.ts';
 import type {WishedKind} from '../../operations/decide-copy.ts';
 import {type CopyWishes, LAYOUTS} from '../../operations/plan-copies.ts';
-import type {VmSockets} from '../../operations/vm-session.ts';
+import {configuredHooks, followersOf} from '../backup-followers.ts';
 import {backupPrinter, printWords} from '../backup-printer.ts';
 import {type CopyOptions, copyWishes} from '../copy-options.ts';
 import {type CutOptions, cutOptions, quiesceWishes} from '../cut-options.ts';
-import {type GroupOptions, groupOf, groupOptions, type NamedGroup} from '../group-options.ts';
+import {type GroupOptions, groupOf, groupOptions, namesInGroup, oneOf} from '../group-options.ts';
 import {groupDisks} from '../group-disks.ts';
 import {groupPrinter} from '../group-printer.ts';
 import {toJson} from '../json.ts';
@@ -123,36 +125,38 @@ export function build(yargs: Argv): Argv {
 
 export function run(options: Options): Promise<void> {
 	return runCommand(options, async context => {
-		if (options.group !== undefined) requireOn(options);
-		const group = await groupOf(options);
-		await (group ? takeGroup(options, group, context) : takeOne(options, context));
+		await (options.group === undefined ? takeOne(options, context) : takeGroup(options, options.group, context));
 		return undefined;
 	});
 }
 
 async function takeOne(options: Options, context: CommandContext): Promise<void> {
-	const request: BackupRequest = {
-		...requestOf(options, context),
-		sockets: await vmOf({...options, vm: options.vm?.[0], repository: repositoryOf(options)}),
-		only: options.disk,
-		exclude: options.exclude,
-	};
-	const last = await printAndLog(backup(request), backupPrinter(context), context);
+	const {name, qmp, config} = options;
+	const {vm} = oneOf(options);
+	const called = {vms: [vm ?? name ?? qmp ?? ''], repository: repositoryOf(options)};
+	const followers = followersOf(options.dryRun ? undefined : config, called, context);
+	const message$ = defer(async () =>
+		backup({
+			...requestOf(options, context),
+			hooks: followers.hooks,
+			sockets: await vmOf({...options, vm, repository: called.repository}),
+			only: options.disk,
+			exclude: options.exclude,
+		}),
+	).pipe(concatAll());
+	const last = await printAndLog(followed(message$, followers), backupPrinter(context), context);
 	if (context.json && last?.kind === 'planned')
 		printResult(toJson({messageType: 'summary', dryRun: true, plan: last.plan}));
 }
 
-async function takeGroup(
-	options: Options,
-	{name, members}: NamedGroup<VmSockets>,
-	context: CommandContext,
-): Promise<void> {
-	const disks = groupDisks([...members.keys()], options);
-	const requests = Array.from(members, ([vm, sockets]): [string, BackupRequest] => [
-		vm,
-		{...requestOf(options, context), sockets, ...disks.get(vm)},
-	]);
-	const message$ = backupGroup({group: name, members: new Map(requests), signal: context.signal});
+async function takeGroup(options: Options, group: string, context: CommandContext): Promise<void> {
+	requireOn(options);
+	const config = options.dryRun ? undefined : options.config;
+	const called = {group, vms: namesInGroup({...options, group}), repository: repositoryOf(options)};
+	const message$ = followed(
+		defer(async () => backupGroup(await groupRequest(options, group, config, context))).pipe(concatAll()),
+		followersOf(config, called, context),
+	);
 	const plans: BackupPlan[] = [];
 	const planned$ = message$.pipe(
 		tap(message => {
@@ -161,6 +165,22 @@ async function takeGroup(
 	);
 	await printAndLog<GroupBackupMessage>(planned$, groupPrinter(context, printWords), context);
 	if (context.json && options.dryRun) printResult(toJson({messageType: 'summary', dryRun: true, plans}));
+}
+
+async function groupRequest(
+	options: Options,
+	group: string,
+	config: Config | undefined,
+	context: CommandContext,
+): Promise<GroupBackupRequest> {
+	const {members} = await groupOf({...options, group});
+	const disks = groupDisks([...members.keys()], options);
+	const requests = Array.from(members, ([vm, sockets]): [string, BackupRequest] => {
+		const request = requestOf(options, context);
+		const hooks = configuredHooks(config, {VM: vm, GROUP: group, REPOSITORY: request.repository}, context);
+		return [vm, {...request, sockets, hooks, ...disks.get(vm)}];
+	});
+	return {group, members: new Map(requests), signal: context.signal};
 }
 
 function requestOf(options: Options, context: CommandContext): Omit<BackupRequest, 'sockets'> {

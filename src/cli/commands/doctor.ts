@@ -3,7 +3,7 @@ import type {MethodWishes} from '../../operations/choose-method.ts';
 import {doctor, type Finding} from '../../operations/doctor.ts';
 import {toJson} from '../json.ts';
 import {printable} from '../printable.ts';
-import {type RepositoryOption, repositoryOption} from '../repository-options.ts';
+import {type RepositoryOption, repositoryIfAny, repositoryOption} from '../repository-options.ts';
 import {type GlobalOptions, runCommand} from '../run-command.ts';
 import {printResult} from '../terminal.ts';
 import {socketsOf, type VmOptions, vmOptions} from '../vm-options.ts';
@@ -29,7 +29,7 @@ export function build(yargs: Argv): Argv {
 export function run(options: Options): Promise<void> {
 	return runCommand(options, async ({json, signal, transcript}) => {
 		const {method, scratch} = options;
-		const repository = options.repository ?? process.env['QUIESCE_REPOSITORY'];
+		const repository = repositoryIfAny(options);
 		const findings = await doctor({sockets: await socketsOf(options), signal, transcript, method, scratch, repository});
 		if (json) printResult(toJson(findings));
 		else printResult(findings.map(describe).join('\n'));

@@ -1,6 +1,7 @@
 import {take} from 'rxjs';
 import type {Argv} from 'yargs';
 import {parseAddress} from '../../config/address.ts';
+import type {Config} from '../../config/config-schema.ts';
 import {CancelledError, UsageError} from '../../errors.ts';
 import {discover} from '../../operations/discover.ts';
 import {type EventMessage, watchEvents, type WatchedVm} from '../../operations/watch-events.ts';
@@ -14,6 +15,7 @@ interface Options extends GlobalOptions {
 	readonly vm?: readonly string[];
 	readonly qmp?: readonly string[];
 	readonly all: boolean;
+	readonly config?: Config | undefined;
 	readonly event?: readonly string[];
 	readonly whenLost: 'retry' | 'end';
 	readonly count?: number;
@@ -77,7 +79,7 @@ function print({kind, ...rest}: EventMessage): void {
 	printResult(rawJson({message_type: kind, ...rest}));
 }
 
-async function vmsOf({vm: names = [], qmp = [], all}: Options): Promise<WatchedVm[]> {
+async function vmsOf({vm: names = [], qmp = [], all, config}: Options): Promise<WatchedVm[]> {
 	if (all && names.length + qmp.length > 0) throw new UsageError('give either --all, or VMs');
 	if (all) {
 		const vms = (await discover()).flatMap(({name, uuid, pid, monitors: [first, ...others]}) =>
@@ -86,15 +88,15 @@ async function vmsOf({vm: names = [], qmp = [], all}: Options): Promise<WatchedV
 		if (vms.length === 0) throw new UsageError('no VM with a monitor runs on this host');
 		return vms;
 	}
-	const named = await Promise.all(names.map(vmOf));
+	const named = await Promise.all(names.map(name => vmOf(name, config)));
 	const vms = [...named, ...qmp.map(text => ({name: text, monitors: [parseAddress(text)]}) as const)];
 	if (vms.length === 0) throw new UsageError('no VM is named', {hint: 'Name some, or --all of this host.'});
 	return vms;
 }
 
-async function vmOf(text: string): Promise<WatchedVm> {
+async function vmOf(text: string, config: Config | undefined): Promise<WatchedVm> {
 	const [, name, address] = /^([^=]+)=((?:unix:|tcp:|\.{0,2}\/).+)$/.exec(text) ?? [];
 	if (name !== undefined && address !== undefined) return {name, monitors: [parseAddress(address)]};
-	const [first, ...others] = await allSocketsOf({vm: text});
+	const [first, ...others] = await allSocketsOf({vm: text, config});
 	return {name: text, monitors: [first.qmp, ...others.map(({qmp}) => qmp)]};
 }

@@ -18,7 +18,7 @@ import {type VmOptions, vmOptions} from '../vm-options.ts';
 interface Options extends GlobalOptions, VmOptions, OffOptions, CutOptions, CopyOptions {
 	readonly output: string;
 	readonly compress?: ExportVmRequest['compression'];
-	readonly config?: string;
+	readonly proxmoxConfig?: string;
 	readonly method?: ExportVmRequest['method'];
 	readonly scratch?: string;
 	readonly dryRun: boolean;
@@ -46,7 +46,10 @@ export function build(yargs: Argv): Argv {
 			choices: ['zstd', 'none'] as const,
 			describe: 'Default zstd where the name ends with .zst, and else none',
 		})
-		.option('config', {type: 'string', describe: 'A qemu-server.conf to put in, instead of one made of what is known'})
+		.option('proxmox-config', {
+			type: 'string',
+			describe: 'A qemu-server.conf to put in, instead of one made of what is known',
+		})
 		.option('method', {
 			choices: ['fleece', 'push'] as const,
 			describe:
@@ -69,7 +72,7 @@ export function build(yargs: Argv): Argv {
 		.option('dry-run', {type: 'boolean', default: false, describe: 'Say what would be done, and do nothing'})
 		.group(
 			[
-				...['output', 'compress', 'config', 'quiesce', 'disk', 'exclude', 'method', 'scratch', 'max-stall'],
+				...['output', 'compress', 'proxmox-config', 'quiesce', 'disk', 'exclude', 'method', 'scratch', 'max-stall'],
 				...['target-timeout', 'speed', 'freeze-timeout', 'dry-run', 'format', 'repository'],
 			],
 			'Export:',
@@ -114,7 +117,7 @@ async function pointRequestOf(
 	);
 	if (live !== undefined || options.off || options.dryRun) {
 		throw new UsageError('a point is exported as it is: options for a VM are not for it', {
-			hint: 'A point takes --output, --format, --compress, --disk, --config and --repository.',
+			hint: 'A point takes --output, --format, --compress, --disk, --proxmox-config and --repository.',
 		});
 	}
 	return {
@@ -139,7 +142,7 @@ async function requestOf(options: Options, context: CommandContext): Promise<Exp
 }
 
 async function wishesOf(
-	{output, compress, config}: Options,
+	{output, compress, proxmoxConfig}: Options,
 	{json}: Pick<CommandContext, 'json'>,
 ): Promise<ArchiveWishes> {
 	if (output === '-' && json) {
@@ -148,7 +151,7 @@ async function wishesOf(
 	return {
 		target: targetOf(output),
 		compression: compress ?? (output.endsWith('.zst') ? 'zstd' : 'none'),
-		config: config === undefined ? undefined : await readConfig(config),
+		config: proxmoxConfig === undefined ? undefined : await readConfig(proxmoxConfig),
 	};
 }
 
@@ -164,6 +167,6 @@ async function readConfig(file: string): Promise<string> {
 	try {
 		return await fs.readFile(file, 'utf8');
 	} catch (cause) {
-		throw new UsageError(`--config: ${file} cannot be read`, {cause});
+		throw new UsageError(`--proxmox-config: ${file} cannot be read`, {cause});
 	}
 }

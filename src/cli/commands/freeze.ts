@@ -47,7 +47,6 @@ export function build(yargs: Argv): Argv {
 
 export function run(options: Options): Promise<void> {
 	return runCommand(options, async context => {
-		const group = await agentGroupOf(options);
 		const request: Omit<CommandRequest, 'agent'> = {
 			...context,
 			freezeTimeoutMs: parseDuration(options.freezeTimeout, '--freeze-timeout'),
@@ -56,7 +55,8 @@ export function run(options: Options): Promise<void> {
 			commandOutput: context.json ? 'stderr' : 'stdout',
 		};
 		const command = options['--'];
-		if (group) {
+		if (options.group !== undefined) {
+			const group = await agentGroupOf({...options, group: options.group});
 			const frozen = {group: group.name, agents: group.members, request};
 			return command === undefined ? freezeAll(frozen, context) : freezeAllWith(frozen, command, context);
 		}

@@ -4,7 +4,7 @@ import {recoverAll, type RecoveredOf} from '../../operations/recover-all.ts';
 import {recover} from '../../operations/recover.ts';
 import {toJson} from '../json.ts';
 import {printable} from '../printable.ts';
-import {type RepositoryOption, repositoryOf, repositoryOption} from '../repository-options.ts';
+import {type RepositoryOption, repositoryIfAny, repositoryOption} from '../repository-options.ts';
 import {type GlobalOptions, runCommand} from '../run-command.ts';
 import {printNote, printResult} from '../terminal.ts';
 import {socketsOf, type VmOptions, vmOptions} from '../vm-options.ts';
@@ -33,8 +33,7 @@ export function build(yargs: Argv): Argv {
 
 export function run(options: Options): Promise<void> {
 	return runCommand(options, async context => {
-		const given = options.repository ?? process.env['QUIESCE_REPOSITORY'];
-		const repository = given === undefined ? undefined : repositoryOf(options);
+		const repository = repositoryIfAny(options);
 		const request = {...context, repository, scratch: options.scratch, snapshots: options.folder};
 		let undone = 0;
 		const print = (message: RecoveredOf): void => {

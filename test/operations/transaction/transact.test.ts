@@ -1,6 +1,7 @@
 import path from 'node:path';
 import {lastValueFrom, type Observable, tap, toArray} from 'rxjs';
 import {expect, onTestFinished, test} from 'vitest';
+import {QuiesceError} from '../../../src/errors.ts';
 import {parseTransaction} from '../../../src/operations/transaction/plan.ts';
 import {transact, type TransactMessage, type TransactRequest} from '../../../src/operations/transaction/transact.ts';
 import {MIB} from '../../jobs/bare-vm.ts';
@@ -182,8 +183,8 @@ cleanup:
 `;
 	await expect(all(run(vm, text))).rejects.toMatchObject({
 		code: 'USAGE',
-		message: [
-			'nothing was sent:',
+		message: 'nothing was sent:',
+		problems: [
 			'two.yaml:3: prepare[0].blockdev-ad: this QEMU has no command blockdev-ad: did you mean blockdev-add?',
 			'two.yaml:7: actions[0].data.device: this VM has no disk vdc, but vda, vdb',
 			"two.yaml:9: actions[0].data.sync: expected one of top, full, none, incremental, bitmap, not 'fully'",
@@ -191,7 +192,7 @@ cleanup:
 			'two.yaml:11: actions[1].data: name is missing',
 			'two.yaml:13: cleanup[0].blockdev-del: node-name is missing',
 			'two.yaml:13: cleanup[0].blockdev-del.node: there is no node here, but node-name',
-		].join('\n  '),
+		],
 	});
 	const [planned, ...more] = await all(run(vm, twoCopies(vm).text, {dryRun: true, quiesce: 'require'}));
 	expect(more).toEqual([]);
@@ -217,5 +218,16 @@ test.each([
 	],
 	['actions: 1\nactions: 2', 'two.yaml:2: '],
 ])('%j is refused with its line', (text, words) => {
-	expect(() => parseTransaction(text, 'two.yaml')).toThrow(words);
+	const {message, problems} = failureOf(() => parseTransaction(text, 'two.yaml'));
+	expect([message, ...problems].join('\n')).toContain(words);
 });
+
+function failureOf(work: () => unknown): QuiesceError {
+	try {
+		work();
+	} catch (error) {
+		if (error instanceof QuiesceError) return error;
+		throw error;
+	}
+	throw new Error('it did not fail');
+}

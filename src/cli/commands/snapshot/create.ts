@@ -97,7 +97,7 @@ export function run(options: Options): Promise<void> {
 		if (options.internal && options.overlayTemplate !== undefined) {
 			throw new UsageError('--internal makes no overlays, so it goes without --overlay-template');
 		}
-		await (options.group === undefined ? takeOne(options, context) : takeGroup(options, context));
+		await (options.group === undefined ? takeOne(options, context) : takeGroup(options, options.group, context));
 		return undefined;
 	});
 }
@@ -120,11 +120,10 @@ async function takeOne(options: Options, context: CommandContext): Promise<void>
 	await printAndLog(createSnapshot(request), snapshotPrinter(context), context);
 }
 
-async function takeGroup(options: Options, context: CommandContext): Promise<void> {
+async function takeGroup(options: Options, called: string, context: CommandContext): Promise<void> {
 	const {name: snapshot, ...rest} = options;
 	requireOn(options);
-	const group = await groupOf(rest);
-	if (!group) throw new UsageError('no group is named');
+	const group = await groupOf({...rest, group: called});
 	const disks = groupDisks([...group.members.keys()], options);
 	const requests = Array.from(
 		group.members,
