@@ -32,6 +32,8 @@ const PAGE_OF: Readonly<Record<string, string>> = {
 	'recover': 'docs/recover.md',
 	'freeze': 'docs/freeze-and-thaw.md',
 	'thaw': 'docs/freeze-and-thaw.md',
+	'completion': 'docs/unattended.md',
+	'manual': 'docs/unattended.md',
 	'config check': 'docs/config.md',
 	'hooks list': 'docs/freeze-hooks.md',
 	'hooks show': 'docs/freeze-hooks.md',
