@@ -43,8 +43,8 @@ export async function agentOf(options: VmOptions): Promise<SocketAddress> {
 
 /** The sockets that the options name, or those of the VM of this host that they name. */
 export async function socketsOf(options: VmOptions): Promise<VmSockets> {
-	const [first] = await allSocketsOf(options);
-	return first;
+	const [first, ...others] = await allSocketsOf(options);
+	return {...first, otherMonitors: others.map(({qmp}) => qmp)};
 }
 
 /** The same, with each monitor of the VM, for what has to find one that is free. */

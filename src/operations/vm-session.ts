@@ -3,14 +3,17 @@ import type {BlockGraph} from '../block/graph.ts';
 import {readBlockGraph} from '../block/read-graph.ts';
 import {QuiesceError, UsageError} from '../errors.ts';
 import type {HostProcess} from '../host/processes.ts';
-import {QmpConnection} from '../qmp/connection.ts';
+import type {QmpConnection} from '../qmp/connection.ts';
 import {QmpSchema} from '../qmp/introspection.ts';
+import {openFree} from '../qmp/open-free.ts';
 import type {Transcript} from '../qmp/transcript.ts';
 import type {Machine} from '../repository/machine.ts';
 
 /** How a VM is reached. */
 export interface VmSockets {
 	readonly qmp: SocketAddress;
+	/** More monitors of the same VM, where the first one serves somebody else. */
+	readonly otherMonitors?: readonly SocketAddress[] | undefined;
 	readonly agent?: SocketAddress | undefined;
 	/** What to call it where QEMU knows no name of its own. */
 	readonly name?: string | undefined;
@@ -73,7 +76,8 @@ export async function openVm(
 	options: {signal?: AbortSignal | undefined; transcript?: Transcript | undefined} = {},
 ): Promise<VmSession> {
 	const record = options.transcript?.of('qmp');
-	const qmp = await QmpConnection.open(sockets.qmp, {signal: options.signal, record});
+	const monitors = [sockets.qmp, ...(sockets.otherMonitors ?? [])] as const;
+	const {qmp, address} = await openFree(monitors, {signal: options.signal, record});
 	try {
 		const {major, minor, micro} = qmp.version.qemu;
 		if (major < OLDEST.major || (major === OLDEST.major && minor < OLDEST.minor)) {
@@ -94,14 +98,16 @@ export async function openVm(
 		}
 		if (sockets.mustBe !== undefined && called !== sockets.mustBe) {
 			throw new UsageError(
-				`the VM at ${formatAddress(sockets.qmp)} is called ${called}, and not ${sockets.mustBe} as the config file has it`,
+				`the VM at ${formatAddress(address)} is called ${called}, and not ${sockets.mustBe} as the config file has it`,
 				{hint: 'Its points bear the name that QEMU was started with. Call it the same in the config file.'},
 			);
 		}
 		const lockKey = `vm ${uuid ?? name ?? formatAddress(sockets.qmp)}`;
 		return {
 			power: 'on',
-			...{qmp, schema, name: called, uuid, lockKey, version: `${major}.${minor}.${micro}`, running, status, sockets},
+			...{qmp, schema, name: called, uuid, lockKey, version: `${major}.${minor}.${micro}`, running, status},
+			// Whoever connects again takes the one that was free.
+			sockets: {...sockets, qmp: address},
 			readGraph: (over = qmp) => readBlockGraph(over, schema),
 			close: () => qmp.close(),
 		};

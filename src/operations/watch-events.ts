@@ -60,7 +60,7 @@ function follow({name: vm, monitors}: WatchedVm, request: WatchEventsRequest): O
 		return message;
 	};
 	const session$ = scoped({
-		acquire: () => openFree(monitors, {signal, record: transcript?.of(`qmp ${vm}`)}),
+		acquire: async () => (await openFree(monitors, {signal, record: transcript?.of(`qmp ${vm}`)})).qmp,
 		release: qmp => qmp.close(),
 		onLostError: error => {
 			request.tell(asError(error).message);

@@ -1,11 +1,15 @@
 import fs from 'node:fs/promises';
 import path from 'node:path';
+import type {Observable} from 'rxjs';
 import type {Argv} from 'yargs';
 import {UsageError} from '../../errors.ts';
 import type {ArchiveTarget} from '../../operations/archive/archive-output.ts';
-import type {ArchiveWishes, ExportVmRequest} from '../../operations/archive/export-messages.ts';
+import type {ArchiveWishes, ExportMessage, ExportVmRequest} from '../../operations/archive/export-messages.ts';
 import {exportPoint, type ExportPointRequest, type PointFormat} from '../../operations/archive/export-point.ts';
 import {exportVm} from '../../operations/archive/export-vm.ts';
+import {vzdumpName, vzdumpNotes} from '../../operations/archive/vzdump-name.ts';
+import {fileError, replaceDurably} from '../../repository/durable-files.ts';
+import {programVersion} from '../../version.ts';
 import {type CopyOptions, copyWishes} from '../copy-options.ts';
 import {type CutOptions, cutOptions, quiesceWishes} from '../cut-options.ts';
 import {exportPrinter} from '../export-printer.ts';
@@ -19,6 +23,7 @@ interface Options extends GlobalOptions, VmOptions, OffOptions, CutOptions, Copy
 	readonly output: string;
 	readonly compress?: ExportVmRequest['compression'];
 	readonly proxmoxConfig?: string;
+	readonly vmid?: string;
 	readonly method?: ExportVmRequest['method'];
 	readonly scratch?: string;
 	readonly dryRun: boolean;
@@ -50,6 +55,11 @@ export function build(yargs: Argv): Argv {
 			type: 'string',
 			describe: 'A qemu-server.conf to put in, instead of one made of what is known',
 		})
+		.option('vmid', {
+			type: 'string',
+			nargs: 1,
+			describe: 'With a folder as --output: call the file as vzdump of Proxmox does for this number, and write notes',
+		})
 		.option('method', {
 			choices: ['fleece', 'push'] as const,
 			describe:
@@ -72,32 +82,68 @@ export function build(yargs: Argv): Argv {
 		.option('dry-run', {type: 'boolean', default: false, describe: 'Say what would be done, and do nothing'})
 		.group(
 			[
-				...['output', 'compress', 'proxmox-config', 'quiesce', 'disk', 'exclude', 'method', 'scratch', 'max-stall'],
+				...[
+					'output',
+					'compress',
+					'proxmox-config',
+					'vmid',
+					'quiesce',
+					'disk',
+					'exclude',
+					'method',
+					'scratch',
+					'max-stall',
+				],
 				...['target-timeout', 'speed', 'freeze-timeout', 'dry-run', 'format', 'repository'],
 			],
 			'Export:',
 		)
-		.example('$0 export web1 -o /srv/dump/vzdump-qemu-101-2026_11_21-08_00_00.vma.zst', 'what qmrestore takes')
+		.example('$0 export web1 -o /var/lib/vz/dump --vmid 101', 'what Proxmox lists, and qmrestore takes')
 		.example('$0 export web1@2026-11-21 -r /srv/backup --format tar -o web1.tar', 'a point that was taken')
 		.example('$0 export web1 -o - | ssh backup "cat > web1.vma"', '');
 }
 
-export function run(options: Options): Promise<void> {
-	return runCommand(options, async context => {
+export function run(typed: Options): Promise<void> {
+	return runCommand(typed, async context => {
+		const options = withVzdumpName(typed);
 		const point = pointNamed(options);
 		if (point) {
-			await printAll(
-				exportPoint(await pointRequestOf(options, point, context)),
-				exportPrinter(context, options.output),
-			);
+			const request = await pointRequestOf(options, point, context);
+			await write(exportPoint(request), options, context);
 			return undefined;
 		}
 		if (options.format !== 'vma')
 			throw new UsageError(`--format ${options.format} is for a point: export VM@POINT -r FOLDER`);
 		const request = await requestOf(options, context);
-		await printAll(exportVm(request), exportPrinter(context, options.output));
+		await write(exportVm(request), options, context);
 		return undefined;
 	});
+}
+
+/** With the name of a file in place of the folder's, and the compression that it has. */
+function withVzdumpName(options: Options): Options {
+	const {vmid, output, format, compress = 'zstd'} = options;
+	if (vmid === undefined) return options;
+	if (!/^[1-9]\d{2,8}$/.test(vmid)) {
+		throw new UsageError(`--vmid: '${vmid}' is not a number of Proxmox`, {hint: 'They are from 100 to 999999999.'});
+	}
+	if (output === '-' || format !== 'vma') throw new UsageError('--vmid is for a VMA archive in a folder');
+	return {...options, compress, output: path.join(output, vzdumpName(Number(vmid), new Date(), compress))};
+}
+
+async function write(
+	messages$: Observable<ExportMessage>,
+	{output, vmid, dryRun}: Options,
+	context: CommandContext,
+): Promise<void> {
+	const last = await printAll(messages$, exportPrinter(context, output));
+	if (vmid === undefined || dryRun || last?.kind !== 'finished') return;
+	const notes = vzdumpNotes(output);
+	try {
+		await replaceDurably(notes, `${last.vm}, ${last.consistency}, ${last.cutAt}, by quiesce ${programVersion()}\n`);
+	} catch (error) {
+		throw fileError('write', notes, error);
+	}
 }
 
 /** A point is named by its `@`, or by a repository: a VM that runs is in none. */

@@ -51,7 +51,7 @@ export function run(options: Options): Promise<void> {
 		const [first, ...others] = await allSocketsOf({...options, vm});
 		const {signal, transcript} = context;
 		const record = transcript?.of('qmp');
-		const qmp = await openFree([first.qmp, ...others.map(other => other.qmp)], {signal, record});
+		const {qmp} = await openFree([first.qmp, ...others.map(other => other.qmp)], {signal, record});
 		try {
 			return await converse(qmp, {...options, words}, context);
 		} finally {
