@@ -19,7 +19,7 @@ export default defineConfig(
 		},
 	},
 	{
-		files: ['test/**/*.ts', 'bench/**/*.ts'],
+		files: ['test/**/*.ts', 'bench/**/*.ts', 'docs/**/*.ts'],
 		rules: {
 			'rxjs-x/no-ignored-default-value': 'off',
 			'@typescript-eslint/explicit-module-boundary-types': 'off',

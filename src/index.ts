@@ -15,6 +15,7 @@ export {exportPoint, type ExportPointRequest} from './operations/archive/export-
 export {exportVm} from './operations/archive/export-vm.ts';
 export {freezeWhile, type FreezeRequest, type FrozenCommand} from './operations/freeze.ts';
 export {importArchive, type ImportMessage, type ImportRequest} from './operations/archive/import-archive.ts';
+export {type HookAction, type HookActions, hooksOf, type RunHooks, type RunMoment} from './operations/run-hooks.ts';
 export {inspect, type VmReport} from './operations/inspect.ts';
 export {changeJobs, type JobChange, listJobs, type WatchMessage, watchJobs} from './operations/jobs.ts';
 export {list, type ListMessage, type ListOptions} from './operations/list.ts';

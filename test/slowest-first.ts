@@ -5,7 +5,7 @@ const SLOW = [
 	/test\/faults\/(fleece|increment|push|prune|snapshot)/,
 	/test\/end-to-end\//,
 	/test\/operations\/(recover|killed-prune|prune)/,
-	/test\/(faults|cut|cli|guest-agent|guest)\//,
+	/test\/(faults|cut|cli|guest-agent|guest|package|freeze-hooks)\//,
 ];
 
 /** The order of the test files, where no earlier run tells how long each takes. */

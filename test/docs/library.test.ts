@@ -8,16 +8,14 @@ function typeErrors(code: string): string[] {
 	const {config} = ts.readConfigFile(join(project, 'tsconfig.json'), file => ts.sys.readFile(file)) as {config: object};
 	const {options} = ts.parseJsonConfigFileContent({...config, include: [], files: []}, ts.sys, project);
 	const example = join(project, 'example.ts');
-	const paths = {'quiesce': [join(project, 'src/index.ts')], 'quiesce/*': [join(project, 'src/*/index.ts')]};
-	const compilerOptions: ts.CompilerOptions = {...options, paths};
-	const disk = ts.createCompilerHost(compilerOptions);
+	const disk = ts.createCompilerHost(options);
 	const host: ts.CompilerHost = {
 		...disk,
 		fileExists: file => file === example || disk.fileExists(file),
 		getSourceFile: (file, target, ...rest) =>
 			file === example ? ts.createSourceFile(file, code, target) : disk.getSourceFile(file, target, ...rest),
 	};
-	const program = ts.createProgram([example], compilerOptions, host);
+	const program = ts.createProgram([example], options, host);
 	const diagnostics = ts.getPreEmitDiagnostics(program, program.getSourceFile(example));
 	return diagnostics.map(({messageText}) => ts.flattenDiagnosticMessageText(messageText, '\n'));
 }
