@@ -18,7 +18,6 @@ export function globalOptions<Options>(yargs: Argv<Options>): Argv<Options> {
 			type: 'string',
 			nargs: 1,
 			describe: 'The config file; else $QUIESCE_CONFIG, else /etc/quiesce.yaml if it is there',
-			group: 'Output:',
 		})
 		.option('transcript', {
 			type: 'string',
