@@ -49,7 +49,14 @@ export default {
 			from: {path: '^src/vma/'},
 			to: {path: '^src/nbd/'},
 		},
-		{name: 'no-cycles', severity: 'error', from: {}, to: {circular: true}},
+		{
+			name: 'no-cycles',
+			comment:
+				'what is imported when it is needed closes no circle: the table of commands knows all, and some commands know it',
+			severity: 'error',
+			from: {},
+			to: {circular: true, viaOnly: {dependencyTypesNot: ['dynamic-import']}},
+		},
 		{
 			name: 'only-the-command-line-prints',
 			comment: 'yargs and pino belong to src/cli',

@@ -2,7 +2,7 @@
  * What a JSON value is made of: names, and the types of what they stand for. Kinds of messages and of things stay as they are. Of
  * a list one shape is left, or as many as there are that differ.
  */
-export function shapeOf(value: unknown, name = ''): unknown {
+function shapeOf(value: unknown, name = ''): unknown {
 	if (value === null) return null;
 	if (Array.isArray(value)) return distinct(value.map(one => shapeOf(one)));
 	if (typeof value === 'object') {

@@ -1,10 +1,12 @@
 import {spawn} from 'node:child_process';
+import {readdirSync} from 'node:fs';
 import {chmod, chown, mkdir} from 'node:fs/promises';
 import {join} from 'node:path';
 import {output} from '../../guest/command.ts';
 import type {Application} from './application.ts';
 
-const PROGRAMS = '/usr/lib/postgresql/15/bin';
+/** Debian has a folder for each version. */
+const PROGRAMS = join('/usr/lib/postgresql', readdirSync('/usr/lib/postgresql').sort().at(-1) ?? '', 'bin');
 
 /** It does not run as root. */
 const AS_POSTGRES = ['--reuid=postgres', '--regid=postgres', '--init-groups'];
