@@ -13,7 +13,13 @@ export type {ExposedDisk, ExposeMessage, ExposeRequest} from './operations/expos
 export type {ExportMessage, ExportVmRequest} from './operations/archive/export-messages.ts';
 export {exportPoint, type ExportPointRequest} from './operations/archive/export-point.ts';
 export {exportVm} from './operations/archive/export-vm.ts';
-export {freezeWhile, type FreezeRequest, type FrozenCommand} from './operations/freeze.ts';
+export {
+	type CommandRequest,
+	freezeAround,
+	type FreezeRequest,
+	freezeWhile,
+	type FrozenCommand,
+} from './operations/freeze.ts';
 export {importArchive, type ImportMessage, type ImportRequest} from './operations/archive/import-archive.ts';
 export {type HookAction, type HookActions, hooksOf, type RunHooks, type RunMoment} from './operations/run-hooks.ts';
 export {inspect, type VmReport} from './operations/inspect.ts';

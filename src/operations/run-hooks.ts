@@ -23,7 +23,7 @@ export const NO_HOOKS: RunHooks = {at: () => Promise.resolve()};
 export interface HookAction {
 	/** A command; or a URL that is asked for, or a file that it is in, as it may be a secret. */
 	readonly does: {readonly command: readonly string[]} | {readonly url: string} | {readonly urlIn: string};
-	/** Default by the moment: {@link TIMEOUT_MS}, or within the freeze {@link FROZEN_TIMEOUT_MS}, which is also the most there. */
+	/** Default 60 s, for a URL 10 s; within the freeze 3 s, which is also the most there. */
 	readonly timeoutMs?: number | undefined;
 	/** Default by the moment: `abort` until the guest is frozen, and `warn` after. A ping only ever warns if nothing is said. */
 	readonly whenItFails?: 'abort' | 'warn' | undefined;

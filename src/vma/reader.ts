@@ -6,7 +6,7 @@ import type {IndexedExtent, VmaIndexReader} from './index-reader.ts';
 
 /**
  * Reads an archive from its first byte to its last, from a file or a pipe. What it yields has been checked, but that all of
- * it is there is known only at the end, and of the data nothing: see {@link checkedAgainst}. Throws
+ * it is there is known only at the end, and of the data nothing: see `checkedAgainst`. Throws
  * {@link VmaDamagedError}, or the source's error.
  */
 export async function* readVma(source: AsyncIterable<Buffer>): AsyncGenerator<VmaEvent, void, void> {
