@@ -2,9 +2,9 @@ import fs from 'node:fs/promises';
 import path from 'node:path';
 import {errnoOf, QuiesceError, UsageError} from '../errors.ts';
 import {fileError, isThere, replaceBy, syncFolder} from '../repository/durable-files.ts';
-import {DISPATCHER, findHook, readScript, SETTINGS} from './kit.ts';
+import {AGENT_SETTINGS, DISPATCHER, findHook, readScript, SETTINGS} from './kit.ts';
 
-/** Where the guest agents of the distributions look for a hook that `-F` names no other place for. */
+/** Where QEMU's agent looks for its settings and, unless they say another place, for its hook. */
 const FOLDER = 'etc/qemu';
 
 export interface InstallRequest {
@@ -29,7 +29,7 @@ interface PlannedFile extends InstalledFile {
 }
 
 /**
- * Puts the dispatcher, its settings and some hooks where the guest agent finds them. Nothing is written if one of them
+ * Puts the dispatcher, settings and some hooks where the guest agent finds them. Nothing is written if one of them
  * cannot be, and nothing outside of the root, whatever links are in it.
  */
 export async function installHooks(request: InstallRequest): Promise<InstalledFile[]> {
@@ -40,6 +40,7 @@ export async function installHooks(request: InstallRequest): Promise<InstalledFi
 	for (const [name, mode] of [
 		[DISPATCHER, 0o755],
 		[SETTINGS, 0o600],
+		[AGENT_SETTINGS, 0o644],
 		...request.hooks.map(hook => [`${DISPATCHER}.d/${findHook(hook).name}`, 0o755] as const),
 	] as const) {
 		files.push(await plan(root, name, mode));
@@ -61,7 +62,7 @@ async function plan(root: string, name: string, mode: number): Promise<PlannedFi
 	const found = await readIfThere(file);
 	const planned = {path: file, text, mode};
 	if (found === undefined) return {...planned, change: 'new'};
-	if (name === SETTINGS) return {...planned, change: 'kept'};
+	if (name === SETTINGS || name === AGENT_SETTINGS) return {...planned, change: 'kept'};
 	return {...planned, change: found === text ? 'unchanged' : 'replaced'};
 }
 

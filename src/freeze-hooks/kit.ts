@@ -40,6 +40,9 @@ export const DISPATCHER = 'fsfreeze-hook';
 
 export const SETTINGS = 'fsfreeze-hook.conf';
 
+/** What has the agent call it. */
+export const AGENT_SETTINGS = 'qemu-ga.conf';
+
 /** Throws `UsageError` for a name of none. */
 export function findHook(name: string): FreezeHook {
 	const hook = FREEZE_HOOKS.find(one => one.name === name);
@@ -49,7 +52,7 @@ export function findHook(name: string): FreezeHook {
 	});
 }
 
-/** The text of a hook, or of {@link DISPATCHER} or {@link SETTINGS}. */
+/** The text of a hook, or of {@link DISPATCHER}, {@link SETTINGS} or {@link AGENT_SETTINGS}. */
 export function readScript(name: string): Promise<string> {
 	return fs.readFile(fileURLToPath(new URL(`kit/${name}`, import.meta.url)), 'utf8');
 }

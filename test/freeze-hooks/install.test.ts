@@ -23,15 +23,16 @@ test('puts what calls the hooks, its settings and the hooks where an agent looks
 	expect(files.map(({path, change}) => [path.slice(root.length), change])).toEqual([
 		['/etc/qemu/fsfreeze-hook', 'new'],
 		['/etc/qemu/fsfreeze-hook.conf', 'new'],
+		['/etc/qemu/qemu-ga.conf', 'new'],
 		['/etc/qemu/fsfreeze-hook.d/mysql', 'new'],
 		['/etc/qemu/fsfreeze-hook.d/template', 'new'],
 	]);
-	for (const [{path}, mode] of files.map((file, index) => [file, index === 1 ? 0o600 : 0o755] as const)) {
+	for (const [{path}, mode] of files.map((file, index) => [file, [0o755, 0o600, 0o644][index] ?? 0o755] as const)) {
 		expect((await stat(path)).mode & 0o777).toBe(mode);
 	}
 	// What is to be filled in refuses, so that nobody relies on it.
 	await writeFile(files[1]!.path, `STATE_FOLDER=${root}/state\n`);
-	await rm(files[2]!.path);
+	await rm(files[3]!.path);
 	expect((await outcome(files[0]!.path, ['freeze'])).code).toBe(1);
 });
 
@@ -46,7 +47,7 @@ test('keeps settings, and replaces other files only when told to, beside which t
 	await expect(installHooks({...again, ...plainly})).rejects.toMatchObject({code: 'REFUSED'});
 	await expect(stat(at('fsfreeze-hook.d/mysql'))).rejects.toThrow('ENOENT');
 	const changes = (await installHooks({...again, replace: true, dryRun: true})).map(({change}) => change);
-	expect(changes).toEqual(['replaced', 'kept', 'unchanged', 'new']);
+	expect(changes).toEqual(['replaced', 'kept', 'kept', 'unchanged', 'new']);
 	expect(await readFile(at('fsfreeze-hook'), 'utf8')).toBe('of someone else');
 	await installHooks({...again, replace: true, dryRun: false});
 	expect(await readFile(at('fsfreeze-hook.orig'), 'utf8')).toBe('of someone else');

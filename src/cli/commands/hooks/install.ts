@@ -1,5 +1,6 @@
 import type {Argv} from 'yargs';
 import {UsageError} from '../../../errors.ts';
+import {AGENT_SETTINGS} from '../../../freeze-hooks/kit.ts';
 import {type InstalledFile, installHooks} from '../../../freeze-hooks/install.ts';
 import {toJson} from '../../json.ts';
 import {type GlobalOptions, runCommand} from '../../run-command.ts';
@@ -49,10 +50,19 @@ export function run(options: Options): Promise<void> {
 		if (json) printResult(toJson({messageType: 'summary', dryRun, files}));
 		else for (const file of files) printResult(lineOf(file));
 		if (!json && !quiet && !dryRun) {
-			printNote('The agent calls them if it is started as `qemu-ga -F`. Try it: quiesce freeze VM -- true');
+			printNote(hintOf(files));
 		}
 		return undefined;
 	});
+}
+
+/** An agent that has settings of its own may call no hook. */
+function hintOf(files: readonly InstalledFile[]): string {
+	const isKept = files.some(({path, change}) => path.endsWith(AGENT_SETTINGS) && change === 'kept');
+	const first = isKept
+		? `See that ${AGENT_SETTINGS} has a line fsfreeze-hook=, and start the agent again.`
+		: 'The agent calls them once it is started again.';
+	return `${first} Then try it, from the host: quiesce freeze VM -- true`;
 }
 
 function lineOf({path, change}: InstalledFile): string {
