@@ -90,7 +90,7 @@ interface Parsed {
 }
 
 function kebabCase(name: string): string {
-	return name.replaceAll(/[A-Z]/g, letter => `-${letter.toLowerCase()}`);
+	return name.replaceAll(/(?<=[a-z])[A-Z]/g, letter => `-${letter.toLowerCase()}`);
 }
 
 function moduleOf([command, describe, load]: CommandEntry): CommandModule {

@@ -71,3 +71,9 @@ test('a transcript that cannot be written is a mistake of the call', async () =>
 	expect(ended).toMatchObject({code: 2});
 	expect(ended.stderr).toContain('cannot write the transcript /nowhere/file');
 });
+
+test('an option that there is not is named as it was typed', async () => {
+	const {code, stderr} = await runQuiesce(['list', '--no-such-thing']);
+	expect(code).toBe(2);
+	expect(stderr).toContain('quiesce: Unknown argument: no-such-thing\n');
+});
