@@ -9,6 +9,7 @@ import type {Application} from '../test/freeze-hooks/applications/application.ts
 import {copyOf, frozenCopy} from '../test/freeze-hooks/frozen-copy.ts';
 import {run} from '../test/freeze-hooks/running.ts';
 import {Writer} from '../test/freeze-hooks/writer.ts';
+import {median} from './measured-program.ts';
 
 const {values} = parseArgs({options: {times: {type: 'string', default: '5'}}});
 
@@ -38,16 +39,13 @@ async function measure(application: Application): Promise<Measured> {
 	return {...copy, longestMs: writer.longestMs, transactions, lost: Math.max(0, copy.committed - transactions)};
 }
 
-function median(of: readonly number[]): string {
-	return of.toSorted((one, other) => one - other)[of.length >> 1]?.toFixed(0) ?? '';
-}
-
 console.log('| Application | Method | Freeze | Copy | Thaw | Longest wait of a commit | Transactions checked | Lost |');
 console.log('| --- | --- | --- | --- | --- | --- | --- | --- |');
 for (const application of APPLICATIONS) {
 	const all: Measured[] = [];
 	for (let time = 0; time < Number(values.times); time++) all.push(await measure(application));
-	const ms = (of: 'freezeMs' | 'copyMs' | 'thawMs' | 'longestMs'): string => `${median(all.map(one => one[of]))} ms`;
+	const ms = (of: 'freezeMs' | 'copyMs' | 'thawMs' | 'longestMs'): string =>
+		`${median(all.map(one => one[of])).toFixed(0)} ms`;
 	const sum = (of: 'transactions' | 'lost'): number => all.reduce((total, one) => total + one[of], 0);
 	const method = FREEZE_HOOKS.find(({name}) => name === application.hook)?.method ?? '';
 	const times = `${ms('freezeMs')} | ${ms('copyMs')} | ${ms('thawMs')} | ${ms('longestMs')}`;

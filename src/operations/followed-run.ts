@@ -1,4 +1,4 @@
-import {catchError, concat, concatMap, defer, EMPTY, ignoreElements, type Observable, tap, throwError} from 'rxjs';
+import {catchError, concat, defer, ignoreElements, type Observable, tap} from 'rxjs';
 import {asError, failuresIn, QuiesceError} from '../errors.ts';
 import type {PointManifest} from '../repository/manifest.ts';
 import {recordFailure, recordPoint} from './metrics.ts';
@@ -56,14 +56,8 @@ export function followed<Message extends {readonly kind: string}>(
 							await recordFailure(folder, vm, seconds());
 					});
 					await hooks.at('failure', signal, failureFacts(error, seconds()));
-				}).pipe(
-					concatMap(() => EMPTY),
-					(after$: Observable<never>) =>
-						concat(
-							after$,
-							throwError(() => error),
-						),
-				),
+					throw error;
+				}),
 			),
 		);
 	});

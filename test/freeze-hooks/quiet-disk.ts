@@ -17,7 +17,7 @@ export class QuietDisk {
 		await writeFile(image, '');
 		await truncate(image, BYTES);
 		await output('mke2fs', ['-q', '-F', '-t', 'ext4', '-m', '0', '-E', 'lazy_itable_init=1', image]);
-		return QuietDisk.#mount(image, folder);
+		return QuietDisk.mount(image, folder);
 	}
 
 	/** What is on the disk at this moment, as a snapshot of it has it. */
@@ -25,11 +25,7 @@ export class QuietDisk {
 		await output('cp', ['--sparse=always', '--reflink=auto', this.#image, image]);
 	}
 
-	static mount(image: string, folder: string): Promise<QuietDisk> {
-		return QuietDisk.#mount(image, folder);
-	}
-
-	static async #mount(image: string, folder: string): Promise<QuietDisk> {
+	static async mount(image: string, folder: string): Promise<QuietDisk> {
 		await mkdir(folder);
 		await output('mount', ['-o', 'loop', image, folder]);
 		return new QuietDisk(image, folder);

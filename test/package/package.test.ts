@@ -5,7 +5,7 @@ import {tmpdir} from 'node:os';
 import {join} from 'node:path';
 import {createInterface} from 'node:readline';
 import {afterAll, beforeAll, describe, expect, onTestFinished, test} from 'vitest';
-import {guestName, onMonitor} from '../cli/scene.ts';
+import {backupArgs, guestName, onMonitor, socketsOf} from '../cli/scene.ts';
 import {type Finished, outcome, output} from '../guest/command.ts';
 import {type Guest, startGuest} from '../guest/guest.ts';
 import {node, NODES} from './nodes.ts';
@@ -78,8 +78,7 @@ test('the package has what it needs, and nothing of the tests', async () => {
 
 test('its types are whole, for a project that checks all that it depends on', async () => {
 	await mkdir(join(consumer, 'node_modules/@types'), {recursive: true});
-	for (const name of ['node'])
-		await symlink(join(project, 'node_modules/@types', name), join(consumer, 'node_modules/@types', name));
+	await symlink(join(project, 'node_modules/@types/node'), join(consumer, 'node_modules/@types/node'));
 	await symlink(join(project, 'node_modules/undici-types'), join(consumer, 'node_modules/undici-types'));
 	const compilerOptions = {
 		...{
@@ -107,29 +106,10 @@ describe.each(NODES)('with Node %s', version => {
 	test('the program runs, from anywhere', async () => {
 		const quiesce = join(consumer, 'node_modules/.bin/quiesce');
 		expect((await env(program, [quiesce, '--version'])).stdout).toMatch(/^\d+\.\d+\.\d+\n$/);
-		const inspected = await env(program, [
-			quiesce,
-			'inspect',
-			'--qmp',
-			guest.qmpPath,
-			'--agent',
-			guest.agentPath,
-			'--json',
-		]);
+		const inspected = await env(program, [quiesce, 'inspect', ...socketsOf(guest), '--json']);
 		expect(inspected.code, inspected.stderr).toBe(0);
 		expect(JSON.parse(inspected.stdout)).toMatchObject({name: guest.name});
-		const backup = [
-			'backup',
-			'--qmp',
-			guest.qmpPath,
-			'--agent',
-			guest.agentPath,
-			'-r',
-			await emptyFolder(),
-			'--quiesce',
-			'require',
-		];
-		const taken = await env(program, [quiesce, ...backup]);
+		const taken = await env(program, [quiesce, ...backupArgs(guest, await emptyFolder(), '--quiesce', 'require')]);
 		expect(taken.code, taken.stderr).toBe(0);
 		expect((await env(program, [quiesce, 'hooks', 'show', 'mysql'])).stdout).toContain('BACKUP STAGE');
 	});

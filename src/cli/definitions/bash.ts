@@ -1,11 +1,18 @@
-import type {CommandDefinition, OptionDefinition, ProgramDefinition} from './describe.ts';
+import {
+	choicesOf,
+	type CommandDefinition,
+	membersOf,
+	type OptionDefinition,
+	type ProgramDefinition,
+	takesVm,
+} from './describe.ts';
 
 /** A function for bash that completes the program's words. */
 export function bashCompletion(program: ProgramDefinition): string {
 	const first = [...program.commands.map(({name}) => name.split(' ')[0] ?? ''), ...program.options.map(spelt)];
 	const families = program.families.map(({name}) => {
-		const second = program.commands.filter(command => command.name.startsWith(`${name} `));
-		return `\t\t'${name}') words='${second.map(command => command.name.split(' ')[1]).join(' ')}' ;;`;
+		const members = membersOf(program, name).map(member => member.name);
+		return `\t\t'${name}') words='${members.join(' ')}' ;;`;
 	});
 	return `# bash completion of quiesce
 _quiesce() {
@@ -65,12 +72,6 @@ function valueCase(command: CommandDefinition, option: OptionDefinition): string
 }
 
 function commandCase(command: CommandDefinition, program: ProgramDefinition): string {
-	const choices = command.positionals.flatMap(({value}) => value?.choices ?? []);
-	const words = [...choices, ...[...command.options, ...program.options].map(spelt), '--help'].join(' ');
+	const words = [...choicesOf(command), ...[...command.options, ...program.options].map(spelt), '--help'].join(' ');
 	return `\t\t'${command.name}') words='${words}'${takesVm(command) ? ' vms=1' : ''} ;;`;
-}
-
-/** Whether names of VMs are among its arguments. */
-export function takesVm({positionals}: CommandDefinition): boolean {
-	return positionals.some(({name}) => name === 'vm');
 }

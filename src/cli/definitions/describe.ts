@@ -71,6 +71,26 @@ export async function describeProgram(): Promise<ProgramDefinition> {
 	};
 }
 
+/** The commands of a family, by their second words. */
+export function membersOf(
+	{commands}: ProgramDefinition,
+	family: string,
+): readonly {readonly name: string; readonly describe: string}[] {
+	return commands
+		.filter(({name}) => name.startsWith(`${family} `))
+		.map(({name, describe: words}) => ({name: name.slice(family.length + 1), describe: words}));
+}
+
+/** Whether names of VMs are among its arguments. */
+export function takesVm({positionals}: CommandDefinition): boolean {
+	return positionals.some(({name}) => name === 'vm');
+}
+
+/** What its arguments can be, where that is known. */
+export function choicesOf({positionals}: CommandDefinition): readonly string[] {
+	return positionals.flatMap(({value}) => value?.choices ?? []);
+}
+
 async function describe(family: string, [usage, words, load]: CommandEntry): Promise<CommandDefinition> {
 	const [name = '', ...rest] = usage.split(' ');
 	const recorded = record((await load()).build);

@@ -1,5 +1,11 @@
-import {takesVm} from './bash.ts';
-import type {CommandDefinition, OptionDefinition, ProgramDefinition} from './describe.ts';
+import {
+	choicesOf,
+	type CommandDefinition,
+	membersOf,
+	type OptionDefinition,
+	type ProgramDefinition,
+	takesVm,
+} from './describe.ts';
 
 /** Lines for fish that complete the program's words, with what each means. */
 export function fishCompletion(program: ProgramDefinition): string {
@@ -20,9 +26,7 @@ export function fishCompletion(program: ProgramDefinition): string {
 
 function memberLine({name, describe}: CommandDefinition, program: ProgramDefinition): string {
 	const [family = '', member = ''] = name.split(' ');
-	const members = program.commands
-		.filter(command => command.name.startsWith(`${family} `))
-		.map(command => command.name.split(' ')[1]);
+	const members = membersOf(program, family).map(one => one.name);
 	const where = `__fish_seen_subcommand_from ${family}; and not __fish_seen_subcommand_from ${members.join(' ')}`;
 	return `complete -c quiesce -f -n ${quoted(where)} -a ${member} -d ${quoted(describe)}`;
 }
@@ -34,7 +38,7 @@ function commandLines(command: CommandDefinition): string[] {
 			.map(word => `__fish_seen_subcommand_from ${word}`)
 			.join('; and '),
 	);
-	const choices = command.positionals.flatMap(({value}) => value?.choices ?? []);
+	const choices = choicesOf(command);
 	return [
 		...(takesVm(command) ? [`complete -c quiesce -f -n ${where} -a '(quiesce completion vms 2>/dev/null)'`] : []),
 		...(choices.length > 0 ? [`complete -c quiesce -f -n ${where} -a ${quoted(choices.join(' '))}`] : []),

@@ -1,5 +1,11 @@
-import {takesVm} from './bash.ts';
-import type {CommandDefinition, OptionDefinition, ProgramDefinition} from './describe.ts';
+import {
+	choicesOf,
+	type CommandDefinition,
+	membersOf,
+	type OptionDefinition,
+	type ProgramDefinition,
+	takesVm,
+} from './describe.ts';
 
 /** A function for zsh that completes the program's words, with what each means. */
 export function zshCompletion(program: ProgramDefinition): string {
@@ -8,9 +14,7 @@ export function zshCompletion(program: ProgramDefinition): string {
 		...program.families,
 	];
 	const families = program.families.map(({name}) => {
-		const second = program.commands.filter(command => command.name.startsWith(`${name} `));
-		const described = second.map(command => ({name: command.name.split(' ')[1] ?? '', describe: command.describe}));
-		return `\t'${name}')\n\t\tif (( CURRENT == 2 )); then\n\t\t\tlocal -a actions=(${list(described)})\n\t\t\t_describe -t commands command actions\n\t\t\treturn\n\t\tfi\n\t\tcommand="$command $words[2]"\n\t\tshift words\n\t\t(( CURRENT-- ))\n\t\t;;`;
+		return `\t'${name}')\n\t\tif (( CURRENT == 2 )); then\n\t\t\tlocal -a actions=(${list(membersOf(program, name))})\n\t\t\t_describe -t commands command actions\n\t\t\treturn\n\t\tfi\n\t\tcommand="$command $words[2]"\n\t\tshift words\n\t\t(( CURRENT-- ))\n\t\t;;`;
 	});
 	return `#compdef quiesce
 # zsh completion of quiesce
@@ -47,7 +51,7 @@ function list(entries: readonly {readonly name: string; readonly describe: strin
 
 function commandCase(command: CommandDefinition, program: ProgramDefinition): string {
 	const specs = [...command.options, ...program.options].map(option => quoted(optionSpec(option)));
-	const choices = command.positionals.flatMap(({value}) => value?.choices ?? []);
+	const choices = choicesOf(command);
 	const rest = takesVm(command)
 		? '*:VM:_quiesce_vms'
 		: choices.length > 0
