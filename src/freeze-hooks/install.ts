@@ -1,7 +1,7 @@
 import fs from 'node:fs/promises';
 import path from 'node:path';
 import {errnoOf, QuiesceError, UsageError} from '../errors.ts';
-import {fileError, isThere, replaceBy, syncFolder} from '../repository/durable-files.ts';
+import {fileError, isThere, replaceBy, syncFile, syncFolder} from '../repository/durable-files.ts';
 import {AGENT_SETTINGS, DISPATCHER, findHook, readScript, SETTINGS} from './kit.ts';
 
 /** Where QEMU's agent looks for its settings and, unless they say another place, for its hook. */
@@ -105,7 +105,7 @@ async function write({path: file, text, mode, change}: PlannedFile): Promise<voi
 			return;
 		}
 		await fs.mkdir(path.dirname(file), {recursive: true});
-		if (change === 'replaced') await fs.copyFile(file, `${file}.orig`);
+		if (change === 'replaced') await keepBeside(file);
 		await replaceBy(file, async fresh => {
 			await fs.writeFile(fresh, text, {flag: 'wx', mode, flush: true});
 			// Whatever the umask is.
@@ -114,5 +114,19 @@ async function write({path: file, text, mode, change}: PlannedFile): Promise<voi
 		await syncFolder(path.dirname(path.dirname(file)));
 	} catch (error) {
 		throw fileError('write', file, error);
+	}
+}
+
+/** As `NAME.orig` or, where that is taken, `NAME.1.orig` and so on: what has such a name stays, and a link is not followed. */
+async function keepBeside(file: string): Promise<void> {
+	for (let taken = 0; ; taken++) {
+		const kept = taken === 0 ? `${file}.orig` : `${file}.${taken}.orig`;
+		try {
+			await fs.copyFile(file, kept, fs.constants.COPYFILE_EXCL);
+			await syncFile(kept);
+			return;
+		} catch (error) {
+			if (errnoOf(error) !== 'EEXIST') throw error;
+		}
 	}
 }

@@ -55,6 +55,22 @@ test('keeps settings, and replaces other files only when told to, beside which t
 	expect(await readFile(at('fsfreeze-hook.conf'), 'utf8')).toBe('REDIS_PORT=1');
 });
 
+test('keeps each file that it replaces under a name of its own, through no link', async () => {
+	const root = await newRoot();
+	const outside = join(await newRoot(), 'outside');
+	await installHooks({root, hooks: ['redis'], ...plainly});
+	const hook = join(root, 'etc/qemu/fsfreeze-hook.d/redis');
+	await symlink(outside, `${hook}.orig`);
+	for (const text of ['first', 'second']) {
+		await writeFile(hook, text);
+		await installHooks({root, hooks: ['redis'], replace: true, dryRun: false});
+	}
+	await expect(stat(outside)).rejects.toThrow('ENOENT');
+	expect(await readFile(`${hook}.1.orig`, 'utf8')).toBe('first');
+	expect(await readFile(`${hook}.2.orig`, 'utf8')).toBe('second');
+	expect(await readFile(hook, 'utf8')).toBe(await readScript('redis'));
+});
+
 test.each(['etc', 'etc/qemu', 'etc/qemu/fsfreeze-hook', 'etc/qemu/fsfreeze-hook.d'])(
 	'follows no link out of the root: %s',
 	async link => {
