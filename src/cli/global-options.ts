@@ -1,5 +1,5 @@
 import type {Argv} from 'yargs';
-import {LOG_LEVELS} from './log.ts';
+import {LOG_CHOICES} from './log.ts';
 
 /** Those that every command has. */
 export function globalOptions<Options>(yargs: Argv<Options>): Argv<Options> {
@@ -13,7 +13,7 @@ export function globalOptions<Options>(yargs: Argv<Options>): Argv<Options> {
 			group: 'Output:',
 		})
 		.option('debug', {type: 'boolean', default: false, describe: 'Show where an error comes from', group: 'Output:'})
-		.option('log', {choices: LOG_LEVELS, default: 'silent', describe: 'Log JSON lines on stderr', group: 'Output:'})
+		.option('log', {choices: LOG_CHOICES, default: 'silent', describe: 'Log JSON lines on stderr', group: 'Output:'})
 		.option('config', {
 			type: 'string',
 			nargs: 1,

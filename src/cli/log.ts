@@ -1,6 +1,8 @@
 import {createRequire} from 'node:module';
 import type {Logger} from 'pino';
 import type {Transcript} from '../qmp/transcript.ts';
+import {reportOf} from './report-error.ts';
+import {divertWords} from './terminal.ts';
 
 /** The diagnostic log of `--log`: JSON lines on stderr, for machines and for bug reports. */
 export interface Log {
@@ -11,12 +13,14 @@ export interface Log {
 	readonly transcript?: Transcript;
 }
 
-export const LOG_LEVELS = ['silent', 'error', 'warn', 'info', 'debug', 'trace'] as const;
+/** With `json` the words for people are in the log too, at `info`, and stderr is nothing but its lines. */
+export const LOG_CHOICES = ['silent', 'json', 'error', 'warn', 'info', 'debug', 'trace'] as const;
 
 /** A silent log costs nothing: the library is not even loaded. */
-export function openLog(level: string): Log {
-	if (level === 'silent') return {info: () => undefined, warn: () => undefined, error: () => undefined};
+export function openLog(choice: string): Log {
+	if (choice === 'silent') return {info: () => undefined, warn: () => undefined, error: () => undefined};
 	const {pino} = createRequire(import.meta.url)('pino') as typeof import('pino');
+	const level = choice === 'json' ? 'info' : choice;
 	const logger: Logger = pino({level, base: {pid: process.pid}}, pino.destination({fd: 2, sync: true}));
 	const log: Log = {
 		info: (text, details = {}) => {
@@ -26,9 +30,15 @@ export function openLog(level: string): Log {
 			logger.warn(text);
 		},
 		error: error => {
-			logger.error({err: error}, 'failed');
+			const {code, exitCode, hint} = reportOf(error);
+			logger.error({err: error, code, exitCode, hint}, 'failed');
 		},
 	};
+	if (choice === 'json') {
+		divertWords(text => {
+			logger.info(text);
+		});
+	}
 	if (!logger.isLevelEnabled('trace')) return log;
 	const transcript: Transcript = {
 		of: peer => (direction, message) => {

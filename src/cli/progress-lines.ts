@@ -1,5 +1,5 @@
 import {formatBytes, formatSeconds} from './quantities.ts';
-import {printNote} from './terminal.ts';
+import {printNote, wordsAreDiverted} from './terminal.ts';
 
 export interface ProgressItem {
 	readonly name: string;
@@ -23,7 +23,7 @@ const BAR_CELLS = 24;
 /** A view for this stderr: redrawn lines on a terminal, a plain line every 30 s elsewhere, only warnings if `quiet`. */
 export function openProgressView(quiet: boolean): ProgressView {
 	if (quiet) return {show: () => undefined, note: () => undefined, warn: printNote, end: () => undefined};
-	return process.stderr.isTTY ? new RedrawnLines() : new PlainLines();
+	return process.stderr.isTTY && !wordsAreDiverted() ? new RedrawnLines() : new PlainLines();
 }
 
 class RedrawnLines implements ProgressView {

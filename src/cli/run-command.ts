@@ -4,7 +4,7 @@ import {toJson} from './json.ts';
 import {type Log, openLog} from './log.ts';
 import {reportOf} from './report-error.ts';
 import {cancelOnSignals} from './signals.ts';
-import {printNote, printResult, printWarning, styled} from './terminal.ts';
+import {printNote, printResult, printWarning, styled, wordsAreDiverted} from './terminal.ts';
 
 /** The options that every command has. */
 export interface GlobalOptions {
@@ -42,7 +42,7 @@ export async function runCommand(
 	const tell = (text: string): void => {
 		log.warn(text);
 		if (options.json) printResult(toJson({messageType: 'warning', text}));
-		else printWarning(text);
+		else if (!wordsAreDiverted()) printWarning(text);
 	};
 	try {
 		file = openTranscript(options.transcript, tell);
@@ -77,7 +77,7 @@ function openTranscript(path: string | undefined, tell: (text: string) => void):
 	}
 }
 
-/** Also for what goes wrong before a command is known. Returns the exit status. */
+/** What the log does not say. Also for what goes wrong before a command is known. Returns the exit status. */
 export function printError(
 	error: unknown,
 	options: Pick<GlobalOptions, 'json' | 'debug'>,
@@ -86,6 +86,8 @@ export function printError(
 	const report = reportOf(error);
 	const exitCode = report.code === 'CANCELLED' ? (cancelledStatus ?? report.exitCode) : report.exitCode;
 	if (options.json) printResult(toJson({messageType: 'exit_error', ...report, exitCode}));
+	// The log has it.
+	if (wordsAreDiverted()) return exitCode;
 	printNote(`${styled('red', 'quiesce:')} ${report.message}`);
 	for (const text of report.problems) printNote(`  ${text}`);
 	for (const text of report.also) printNote(`  and then: ${text}`);

@@ -223,10 +223,30 @@ describe('backup', () => {
 	test('--log info prints JSON lines on stderr', async () => {
 		const {code, stderr} = await runQuiesce(backupArgs(guest, repository, '--log', 'info', '--quiet'));
 		expect(code).toBe(0);
-		const lines = stderr
-			.trimEnd()
-			.split('\n')
-			.map(line => JSON.parse(line) as {msg: string});
-		expect(lines.map(({msg}) => msg)).toEqual(expect.arrayContaining(['planned', 'cut', 'finished']));
+		expect(logLines(stderr).map(({msg}) => msg)).toEqual(expect.arrayContaining(['planned', 'cut', 'finished']));
+	});
+
+	test('--log json has the words too, so that stderr is JSON lines alone', async () => {
+		const {code, stderr} = await runQuiesce(backupArgs(guest, repository, '--log', 'json'));
+		expect(code).toBe(0);
+		const said = logLines(stderr).map(({msg}) => msg);
+		expect(said).toEqual(expect.arrayContaining(['planned', 'cut', 'finished']));
+		expect(said).toContainEqual(expect.stringMatching(/^done: /));
+	});
+
+	test.each([
+		{what: 'a VM that is not there', args: ['jobs', 'nobody', '--log', 'json'], code: 'USAGE', exitCode: 2},
+		{what: 'an unknown option', args: ['jobs', '--no-such', '--log=json'], code: 'USAGE', exitCode: 2},
+	])('--log json has the error: $what', async ({args, code, exitCode}) => {
+		const run = await runQuiesce(args);
+		expect(run.code).toBe(exitCode);
+		expect(logLines(run.stderr)).toEqual([expect.objectContaining({level: 50, code, exitCode})]);
 	});
 });
+
+function logLines(stderr: string): {readonly msg: string}[] {
+	return stderr
+		.trimEnd()
+		.split('\n')
+		.map(line => JSON.parse(line) as {msg: string});
+}
