@@ -253,6 +253,8 @@ const commandLine = (options: GuestOptions): string =>
 	[
 		// On a busy host the emulated timer is late, which the kernel's check of it takes for a broken one.
 		'console=ttyS0 quiet panic=-1 no_timer_check',
+		// Each takes some tenths of a second of an emulated boot.
+		'cryptomgr.notests tsc=reliable',
 		`qsc.stamp=${options.stamps === 'none' ? 0 : 1}`,
 		`qsc.hook=${options.hook ?? 'ok'}`,
 		`qsc.agent=${options.agent === 'none' ? 0 : 1}`,

@@ -20,7 +20,6 @@ import {
 import {basename, join} from 'node:path';
 import {pipeline} from 'node:stream/promises';
 import {fileURLToPath} from 'node:url';
-import {createGzip} from 'node:zlib';
 import {outcome, output} from './command.ts';
 import {oneAtATime} from './one-at-a-time.ts';
 import {unpackPackages} from './packages.ts';
@@ -49,7 +48,7 @@ export const guestParts = async (): Promise<GuestParts> => {
 	await published(parts, folder => assemble(list, packages, folder));
 	return {
 		kernel: join(parts, 'vmlinuz'),
-		initramfs: join(parts, 'initramfs.gz'),
+		initramfs: join(parts, 'initramfs'),
 		packages: (await readFile(join(parts, 'packages'), 'utf8')).trim().split('\n'),
 	};
 };
@@ -143,16 +142,17 @@ const assemble = async (list: PartsList, packages: string, folder: string): Prom
 	if (kernel === undefined) throw new Error(`no kernel in the packages ${list.packages.join(', ')}`);
 	await copyFile(kernel, join(folder, 'vmlinuz'));
 	await copyFile(join(packages, 'packages'), join(folder, 'packages'));
-	await pack(staging, busybox, join(folder, 'initramfs.gz'));
+	await pack(staging, busybox, join(folder, 'initramfs'));
 	await rm(staging, {recursive: true});
 };
 
+/** Not compressed: the emulated guest would need longer to unpack it than this host to read it. */
 const pack = async (root: string, busybox: string, to: string): Promise<void> => {
 	const names = (await readdir(root, {recursive: true})).sort();
 	const cpio = spawn(busybox, ['cpio', '-o', '-H', 'newc'], {cwd: root, stdio: ['pipe', 'pipe', 'ignore']});
 	const ended = once(cpio, 'close') as Promise<[code: number | null]>;
 	cpio.stdin.end(names.join('\n'));
-	const [[code]] = await Promise.all([ended, pipeline(cpio.stdout, createGzip({level: 1}), createWriteStream(to))]);
+	const [[code]] = await Promise.all([ended, pipeline(cpio.stdout, createWriteStream(to))]);
 	if (code !== 0) throw new Error(`busybox cpio: exit code ${code ?? 'none'}`);
 };
 

@@ -10,7 +10,7 @@ import {type Point, recoveryArgs, runTrial, type TrialResult} from './trial.ts';
 export interface Campaign {
 	readonly scenarios: readonly Scenario[];
 	readonly faults: readonly Fault[];
-	/** `all`: at every step. `sample`: where most is at stake. `few`: at every other one of these. */
+	/** `all`: at every step. `sample`: where most is at stake. `few`: at every third one of these. */
 	readonly points: 'all' | 'sample' | 'few';
 	/** Told each result as it comes. */
 	readonly tell: (result: TrialResult) => void;
@@ -102,7 +102,7 @@ async function pointsFor(
 ): Promise<Point[]> {
 	const possible = steps.filter(step => (scenario.within?.[fault.name] ?? fault.at)?.test(step) ?? true);
 	const some = stepsAt(scenario.at?.[fault.name] ?? fault.sample, possible);
-	const chosen = {all: possible, sample: some, few: some.filter((_, index) => index % 2 === 0)}[points];
+	const chosen = {all: possible, sample: some, few: some.filter((_, index) => index % 3 === 0)}[points];
 	if (fault.recoveryDies !== true) return chosen.map(step => ({step}));
 	const pairs: Point[] = [];
 	for (const step of chosen) {
