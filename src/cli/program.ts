@@ -7,6 +7,7 @@ import {type CommandEntry, commandTable} from './command-table.ts';
 import {globalOptions} from './global-options.ts';
 import {openLog} from './log.ts';
 import {printError} from './run-command.ts';
+import {kebabCase, usageWords} from './usage-words.ts';
 
 const EXIT_STATUS =
 	'Exit status: 0 done; 1 failed; 2 wrong use; 10 no repository; 11 locked; 20 VM not reached; 21 QEMU refused; ' +
@@ -58,7 +59,7 @@ function parser(argv: readonly string[]): Argv {
 			// yargs hands over its own words, or what a command has thrown.
 			throw (
 				(error as Error | undefined) ??
-				new UsageError(asTyped(message), {hint: 'quiesce --help, or --help after a command.'})
+				new UsageError(usageWords(message), {hint: 'quiesce --help, or --help after a command.'})
 			);
 		});
 	// Before each command's work yargs composes a help text that nobody has asked for, which is a fifth of what a start takes.
@@ -99,10 +100,6 @@ interface YargsInternals {
 	getInternalMethods(): {getUsageInstance(): {cacheHelpMessage: () => void}};
 }
 
-function kebabCase(name: string): string {
-	return name.replaceAll(/(?<=[a-z])[A-Z]/g, letter => `-${letter.toLowerCase()}`);
-}
-
 function moduleOf([command, describe, load]: CommandEntry): CommandModule {
 	return {
 		command,
@@ -110,10 +107,4 @@ function moduleOf([command, describe, load]: CommandEntry): CommandModule {
 		builder: async args => (await load()).build(args).epilogue(EXIT_STATUS),
 		handler: async options => (await load()).run(options as never),
 	};
-}
-
-/** yargs names unknown options in camel case. */
-function asTyped(message: string): string {
-	if (!message.startsWith('Unknown argument')) return message;
-	return kebabCase(message);
 }

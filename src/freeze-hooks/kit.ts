@@ -43,6 +43,9 @@ export const SETTINGS = 'fsfreeze-hook.conf';
 /** What has the agent call it. */
 export const AGENT_SETTINGS = 'qemu-ga.conf';
 
+/** What {@link readScript} has. */
+export const SCRIPTS: readonly string[] = [...FREEZE_HOOKS.map(({name}) => name), DISPATCHER, SETTINGS, AGENT_SETTINGS];
+
 /** Throws `UsageError` for a name of none. */
 export function findHook(name: string): FreezeHook {
 	const hook = FREEZE_HOOKS.find(one => one.name === name);
@@ -52,7 +55,7 @@ export function findHook(name: string): FreezeHook {
 	});
 }
 
-/** The text of a hook, or of {@link DISPATCHER}, {@link SETTINGS} or {@link AGENT_SETTINGS}. */
+/** The text of one of {@link SCRIPTS}. */
 export function readScript(name: string): Promise<string> {
 	return fs.readFile(fileURLToPath(new URL(`kit/${name}`, import.meta.url)), 'utf8');
 }

@@ -1,6 +1,7 @@
 import {mkdir, writeFile} from 'node:fs/promises';
 import {afterAll, beforeAll, expect, test} from 'vitest';
 import {describeProgram} from '../../src/cli/definitions/describe.ts';
+import {output} from '../guest/command.ts';
 import {type Guest, startGuest} from '../guest/guest.ts';
 import {shapesOfLines} from './json-shape.ts';
 import {type Ended, runQuiesce, startQuiesce} from './run-quiesce.ts';
@@ -100,6 +101,15 @@ test('of snapshots and merges', async () => {
 	await json('snapshot create', live('snapshot create', 'two'), 0, 'snapshot create again');
 	await json('commit', live('commit'));
 	await json('recover', live('recover'));
+	await json('snapshot create', live('snapshot create', 'three'), 0, 'snapshot create again');
+	await json('snapshot delete', live('snapshot delete', 'three'));
+});
+
+test('of a way back', async () => {
+	const image = folder.new('off.qcow2');
+	await output('qemu-img', ['create', '-q', '-f', 'qcow2', image, '1M']);
+	await output('qemu-img', ['snapshot', '-c', 'before', image]);
+	await json('revert', ['revert', `${guestName('off')}@before`, '--image', `vda=${image},format=qcow2`]);
 });
 
 test('of files', async () => {
@@ -116,13 +126,7 @@ test('of files', async () => {
 	await json('transaction', ['transaction', ...socketsOf(guest), transaction], 21, 'transaction that QEMU refuses');
 });
 
-test('no command is left out but those whose JSON is shown elsewhere', async () => {
+test('no command is left out', async () => {
 	const {commands} = await describeProgram();
-	const elsewhere = ['revert', 'snapshot delete'];
-	expect(
-		commands
-			.map(({name}) => name)
-			.filter(name => !seen.has(name))
-			.sort(),
-	).toEqual(elsewhere);
+	expect(commands.map(({name}) => name).filter(name => !seen.has(name))).toEqual([]);
 });

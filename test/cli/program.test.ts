@@ -72,8 +72,18 @@ test('a transcript that cannot be written is a mistake of the call', async () =>
 	expect(ended.stderr).toContain('cannot write the transcript /nowhere/file');
 });
 
-test('an option that there is not is named as it was typed', async () => {
-	const {code, stderr} = await runQuiesce(['list', '--no-such-thing']);
+test.each([
+	['an option that there is not', ['list', '--no-such-thing'], 'Unknown argument: no-such-thing'],
+	['an argument that is missing', ['hooks', 'show'], 'an argument is missing'],
+	[
+		'several wrong values',
+		['backup', 'web1', '--method', 'x', '--quiesce', 'y'],
+		'method is "x", which is none of fleece, push, pull, overlay; quiesce is "y", which is none of require, try, never',
+	],
+	['a value that there is not', ['restore', 'web1', '--format', 'vhd'], 'format is "vhd", which is none of raw, qcow2'],
+	['an option without its value', ['restore', 'web1', '--format'], 'format has no value; it may be raw, qcow2'],
+])('%s is told as it was typed', async (_, args, words) => {
+	const {code, stderr} = await runQuiesce(args);
 	expect(code).toBe(2);
-	expect(stderr).toContain('quiesce: Unknown argument: no-such-thing\n');
+	expect(stderr).toContain(`quiesce: ${words}\n`);
 });

@@ -1,6 +1,6 @@
 import type {Argv} from 'yargs';
 import {UsageError} from '../../../errors.ts';
-import {AGENT_SETTINGS} from '../../../freeze-hooks/kit.ts';
+import {AGENT_SETTINGS, FREEZE_HOOKS} from '../../../freeze-hooks/kit.ts';
 import {type InstalledFile, installHooks} from '../../../freeze-hooks/install.ts';
 import {toJson} from '../../json.ts';
 import {type GlobalOptions, runCommand} from '../../run-command.ts';
@@ -19,7 +19,12 @@ export function build(yargs: Argv): Argv {
 			'$0 hooks install HOOK… --root FOLDER\n\nPuts hooks into a guest, with the script that calls them, where its agent looks for ' +
 				'them: /etc/qemu/fsfreeze-hook. Settings that are there are kept.',
 		)
-		.positional('hook', {type: 'string', array: true, describe: 'Names of `hooks list`'})
+		.positional('hook', {
+			type: 'string',
+			array: true,
+			choices: FREEZE_HOOKS.map(({name}) => name),
+			describe: 'Names of `hooks list`',
+		})
 		.option('root', {
 			type: 'string',
 			nargs: 1,
