@@ -28,7 +28,13 @@ let repository: string;
 
 beforeAll(async () => {
 	folder = await temporaryFolder();
-	guest = await startGuest({name: guestName('recovered'), bytes: 24 << 20, raw: 'writing', rawBytes: 4 << 20});
+	guest = await startGuest({
+		name: guestName('recovered'),
+		bytes: 24 << 20,
+		raw: 'writing',
+		rawRate: 200,
+		rawBytes: 4 << 20,
+	});
 });
 
 beforeEach(async () => {

@@ -25,6 +25,7 @@ test(
 			fillBytes: 3 << 20,
 			rawBytes: 8 << 20,
 			raw: 'writing',
+			rawRate: 400,
 		});
 		const look = async () => ({...(await guest.stamps()), writes: (await guest.rawStats()).count});
 		const archive = join(folder.path, 'guest.vma.zst');

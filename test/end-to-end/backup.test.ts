@@ -42,6 +42,7 @@ const start = (options: GuestOptions): Promise<Guest> =>
 		fillBytes: 3 << 20,
 		rawBytes: 8 << 20,
 		raw: 'writing',
+		rawRate: 400,
 		...options,
 	});
 

@@ -24,7 +24,13 @@ let guest: Guest;
 
 beforeAll(async () => {
 	folder = await temporaryFolder();
-	guest = await startGuest({name: guestName('signals'), bytes: 24 << 20, fillBytes: 4 << 20, raw: 'writing'});
+	guest = await startGuest({
+		name: guestName('signals'),
+		bytes: 24 << 20,
+		fillBytes: 4 << 20,
+		raw: 'writing',
+		rawRate: 200,
+	});
 });
 
 afterAll(async () => {

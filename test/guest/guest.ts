@@ -233,7 +233,7 @@ const arguments_ = (options: GuestOptions, {kernel, initramfs, dir, images}: Mac
 	const threads = options.iothreads ?? Number(process.env['QUIESCE_TEST_IOTHREADS'] ?? 0);
 	return [
 		...['-name', name, '-nodefaults', '-display', 'none', '-no-user-config'],
-		...['-machine', 'q35,accel=tcg', '-cpu', 'max', '-smp', '1', '-m', String(options.memoryMib ?? 256)],
+		...['-machine', 'q35,accel=tcg', '-cpu', 'qemu64', '-smp', '1', '-m', String(options.memoryMib ?? 256)],
 		...['-kernel', kernel, '-initrd', initramfs, '-append', commandLine(options)],
 		...['-serial', `file:${join(dir, 'serial.log')}`],
 		...['-qmp', `unix:${join(dir, 'qmp.sock')},server=on,wait=off`],

@@ -12,7 +12,7 @@ import {Tool, type ToolEnded, type ToolOptions} from './tool.ts';
 const EXT4_BYTES = 24 << 20;
 const RAW_BYTES = 4 << 20;
 /** Enough that every copy is overtaken by writes, and little enough for the emulation. */
-const WRITES_A_SECOND = 300;
+const WRITES_A_SECOND = 100;
 const WATCH_SOCKET = 'watch.sock';
 
 /** A kind of VM: its options, and what is done to it once it runs. */
