@@ -3,9 +3,10 @@ import {capabilitiesOf} from '../../src/block/probe.ts';
 import {type Guest, type GuestOptions, startGuest} from '../guest/guest.ts';
 import {explainWrites} from '../guest/oracle.ts';
 import {eventually, inside, openQmp} from '../jobs/bare-vm.ts';
+import {isThorough} from '../support/thorough.ts';
 import {fleecing, removedFiles} from './fleecing.ts';
 
-const CUTS = 10;
+const CUTS = isThorough ? 10 : 4;
 
 async function guestWith(options: GuestOptions): Promise<Guest> {
 	const guest = await startGuest({raw: 'writing', stamps: 'none', bytes: 8 << 20, rawBytes: 8 << 20, ...options});

@@ -35,7 +35,7 @@ beforeAll(async () => {
 		bytes: 24 << 20,
 		fillBytes: 2 << 20,
 		raw: 'writing',
-		rawRate: 200,
+		rawRate: 1000,
 		rawBytes: RAW_BYTES,
 	});
 });

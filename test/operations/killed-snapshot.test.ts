@@ -7,6 +7,7 @@ import {temporaryFolder} from '../repository/fixture.ts';
 import {textsOf} from './recovered.ts';
 import {contentOf, topNodes} from './snapshots.ts';
 import {startToolAt} from './tool-at-step.ts';
+import {sampled} from '../support/thorough.ts';
 import {expectHeld, storedAs, WrittenVm} from './written-vm.ts';
 
 let runtime: string;
@@ -15,8 +16,8 @@ beforeEach(() => {
 	runtime = ownRuntimeFolder();
 });
 
-/** At all of them, if not at a few. */
-const SAMPLE = process.env['QUIESCE_TEST_ALL_STEPS'] === undefined ? 3 : Infinity;
+/** So many of each are killed at. */
+const SAMPLE = 3;
 
 const BEFORE = [
 	'host rename .run.json.new #1',
@@ -32,11 +33,6 @@ const AFTER = [
 	'host rename .SHA256SUMS.new #1',
 	'host rm run.json #1',
 ];
-
-function sampled(steps: readonly string[]): readonly string[] {
-	const from = Math.max(0, Math.floor(Math.random() * (steps.length - SAMPLE + 1)));
-	return steps.slice(from, from + SAMPLE);
-}
 
 async function scene() {
 	const written = await new WrittenVm().start();
@@ -70,7 +66,7 @@ async function stateOf({vm, folder}: WrittenVm): Promise<unknown> {
 test('a snapshot that is killed before its cut leaves nothing, and after it is finished', async () => {
 	const {written, repository, full, recovery} = await scene();
 	const before = await stateOf(written);
-	for (const [nth, step] of sampled(BEFORE).entries()) {
+	for (const [nth, step] of sampled(BEFORE, SAMPLE).entries()) {
 		const tool = startToolAt(step, create(written, 'one'));
 		expect(await tool.stopped, step).toBe(true);
 		if (nth === 1) {
@@ -84,7 +80,7 @@ test('a snapshot that is killed before its cut leaves nothing, and after it is f
 		expect(await stateOf(written), step).toEqual(before);
 	}
 	let last = full;
-	for (const [nth, step] of sampled(AFTER).entries()) {
+	for (const [nth, step] of sampled(AFTER, SAMPLE).entries()) {
 		const name = `after-${nth}`;
 		const held = new Map([...written.contents].map(([disk, content]) => [disk, Buffer.from(content)]));
 		const bases = [...(await images(written)).values()];

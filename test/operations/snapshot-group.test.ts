@@ -1,4 +1,3 @@
-import {randomInt} from 'node:crypto';
 import fs from 'node:fs';
 import path from 'node:path';
 import {beforeEach, expect, test} from 'vitest';
@@ -12,6 +11,7 @@ import {qemuImg, temporaryFolder} from '../repository/fixture.ts';
 import {textsOf} from './recovered.ts';
 import {contentOf, topNodes} from './snapshots.ts';
 import {startToolAt} from './tool-at-step.ts';
+import {sampled} from '../support/thorough.ts';
 import {expectHeld, storedAs, WrittenVm} from './written-vm.ts';
 import {WritingVm} from './writing-vm.ts';
 
@@ -252,9 +252,6 @@ test('killed between the cuts of two VMs, one has its snapshot, of a group that 
 	for (const vm of [web, db]) expect(await recovery(vm)).toEqual([]);
 });
 
-/** At all of them, if not at one. */
-const isThorough = process.env['QUIESCE_TEST_ALL_STEPS'] !== undefined;
-
 const UNDOING = ['qmp@web <- block-commit #1', 'qmp@web <- job-complete #1', 'qmp@web <- human-monitor-command #1'];
 
 test('killed while a VM is being taken back, that is brought to its end', async () => {
@@ -265,8 +262,7 @@ test('killed while a VM is being taken back, that is brought to its end', async 
 	const before = await stateOf(web);
 	db.onFrozen = () => spoil(db);
 	web.onThaw = () => web.written.write('vda', MIB, MIB);
-	const steps = isThorough ? UNDOING : UNDOING.slice(randomInt(UNDOING.length)).slice(0, 1);
-	for (const step of steps) {
+	for (const step of sampled(UNDOING, 1)) {
 		const tool = startAt(step, both);
 		expect(await tool.stopped, step).toBe(true);
 		await tool.killAlone();
