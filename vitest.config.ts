@@ -8,8 +8,7 @@ export default defineConfig({
 		// Real QEMUs under emulation on two cores: generous, because a test that hangs is found by its own deadlines.
 		testTimeout: 120_000,
 		hookTimeout: 180_000,
-		// One more than the cores of a small host: they often wait, for a deadline or a disk.
-		maxWorkers: 3,
+		maxWorkers: 2,
 		// The program is started some thousand times, and half of what that takes is to compile it.
 		env: {NODE_COMPILE_CACHE: fileURLToPath(new URL('.cache/node', import.meta.url))},
 		sequence: {sequencer: SlowestFirst},

@@ -12,5 +12,5 @@ export const SAMPLE_MS = 1_200_000;
 export async function expectSurvival(scenarios: readonly Scenario[], faults: readonly Fault[] = FAULTS): Promise<void> {
 	const results = await runCampaign({scenarios, faults, points: 'few', tell: () => undefined});
 	expect(results.filter(({wrong}) => wrong.length > 0).map(lineOf)).toEqual([]);
-	expect(results.filter(({reached}) => reached).length).toBeGreaterThan(results.length / 2);
+	expect(results.filter(({reached}) => reached).length).toBeGreaterThanOrEqual(results.length / 2);
 }

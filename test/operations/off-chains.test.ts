@@ -11,6 +11,7 @@ import type {NamedImage} from '../../src/operations/vm-images.ts';
 import {MIB, ownRuntimeFolder, processesNaming} from '../jobs/bare-vm.ts';
 import {collect} from '../jobs/collect.ts';
 import {qemuImg, temporaryFolder} from '../repository/fixture.ts';
+import {sampled} from '../support/thorough.ts';
 import {contentOf, expectFrozen, finishedSnapshot, snapshotOf, snapshotRequest} from './snapshots.ts';
 import {startToolAt} from './tool-at-step.ts';
 import {expectHeld, storedAs, WrittenVm} from './written-vm.ts';
@@ -208,7 +209,7 @@ const SNAPSHOT_STEPS = [
 	'images <- blockdev-reopen #1',
 ];
 
-test.each(SNAPSHOT_STEPS)(
+test.each(sampled(SNAPSHOT_STEPS, 2))(
 	'a snapshot that is killed at %s leaves images that can be started',
 	{timeout: 60_000},
 	async step => {
@@ -263,7 +264,7 @@ const COMMIT_STEPS = [
 	'host rm vda.two.qcow2 #1',
 ];
 
-test.each(COMMIT_STEPS)('a commit that is killed at %s loses nothing', {timeout: 60_000}, async step => {
+test.each(sampled(COMMIT_STEPS, 2))('a commit that is killed at %s loses nothing', {timeout: 60_000}, async step => {
 	const {off, base} = await readyForCommit();
 	await killAt(step, ['commit', ...off.args, '--base', base]);
 	const isCommitted = !fs.existsSync(path.join(off.written.folder, 'vda.one.qcow2'));

@@ -1,4 +1,5 @@
 import {readFile} from 'node:fs/promises';
+import {sampled} from '../../support/thorough.ts';
 import type {Fault} from './fault.ts';
 import type {Scenario} from './scenario.ts';
 import {Stage, type VmKind} from './stage.ts';
@@ -10,7 +11,7 @@ import {type Point, recoveryArgs, runTrial, type TrialResult} from './trial.ts';
 export interface Campaign {
 	readonly scenarios: readonly Scenario[];
 	readonly faults: readonly Fault[];
-	/** `all`: at every step. `sample`: where most is at stake. `few`: at every third one of these. */
+	/** `all`: at every step. `sample`: where most is at stake. `few`: at two of these, others each time. */
 	readonly points: 'all' | 'sample' | 'few';
 	/** Told each result as it comes. */
 	readonly tell: (result: TrialResult) => void;
@@ -102,7 +103,7 @@ async function pointsFor(
 ): Promise<Point[]> {
 	const possible = steps.filter(step => (scenario.within?.[fault.name] ?? fault.at)?.test(step) ?? true);
 	const some = stepsAt(scenario.at?.[fault.name] ?? fault.sample, possible);
-	const chosen = {all: possible, sample: some, few: some.filter((_, index) => index % 3 === 0)}[points];
+	const chosen = {all: possible, sample: some, few: sampled(some, 2)}[points];
 	if (fault.recoveryDies !== true) return chosen.map(step => ({step}));
 	const pairs: Point[] = [];
 	for (const step of chosen) {

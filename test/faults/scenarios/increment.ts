@@ -12,7 +12,6 @@ const VM: VmKind = {name: 'qcow2', format: 'qcow2'};
 
 type How = 'push' | 'fleece' | 'clone';
 
-/** Every third one also in the shortest campaign. */
 const KILLED_AT: Record<How, readonly Place[]> = {
 	fleece: [
 		CUT_IS_TAKEN,
