@@ -16,10 +16,11 @@ export interface QmpReply {
 
 /**
  * The commands that were sent and not answered. Their ids are unique across clients and runs, because QEMU hands the
- * reply of a client that left to the one that comes next.
+ * reply of a client that left to the one that comes next. And they are short: QEMU reads a monitor a byte at a time
+ * (`monitor_can_read`), and takes some microseconds for each.
  */
 export class PendingCommands {
-	readonly #prefix = `qsc-${randomBytes(6).toString('hex')}-`;
+	readonly #prefix = `${randomBytes(6).toString('base64url')}-`;
 	readonly #pending = new Map<string, Pending>();
 	/** What QEMU has not answered, also where we gave up: it still fills QEMU's queue. */
 	readonly #unanswered = new Set<string>();
