@@ -1,14 +1,13 @@
 import {createRequire} from 'node:module';
 import type {Logger} from 'pino';
 import type {Transcript} from '../qmp/transcript.ts';
-import {reportOf} from './report-error.ts';
 import {divertWords} from './terminal.ts';
 
 /** The diagnostic log of `--log`: JSON lines on stderr, for machines and for bug reports. */
 export interface Log {
 	info(text: string, details?: object): void;
 	warn(text: string): void;
-	error(error: unknown): void;
+	error(error: unknown, details: object): void;
 	/** At `trace`, takes all that goes over the wires, unless that goes to a file of its own. */
 	readonly transcript?: Transcript;
 }
@@ -29,9 +28,8 @@ export function openLog(choice: string): Log {
 		warn: text => {
 			logger.warn(text);
 		},
-		error: error => {
-			const {code, exitCode, hint} = reportOf(error);
-			logger.error({err: error, code, exitCode, hint}, 'failed');
+		error: (error, details) => {
+			logger.error({err: error, ...details}, 'failed');
 		},
 	};
 	if (choice === 'json') {

@@ -6,7 +6,7 @@ import {fillIn, findConfig} from './config-options.ts';
 import {type CommandEntry, commandTable} from './command-table.ts';
 import {globalOptions} from './global-options.ts';
 import {openLog} from './log.ts';
-import {printError} from './run-command.ts';
+import {tellFailure} from './run-command.ts';
 import {kebabCase, usageWords} from './usage-words.ts';
 
 const EXIT_STATUS =
@@ -23,8 +23,11 @@ export async function runProgram(argv: readonly string[]): Promise<void> {
 		// What follows is for the command that it runs.
 		const own = argv.includes('--') ? argv.slice(0, argv.indexOf('--')) : argv;
 		const isLogged = own.some((word, at) => word === '--log=json' || (word === 'json' && own[at - 1] === '--log'));
-		if (isLogged) openLog('json').error(error);
-		process.exitCode = printError(error, {json: own.includes('--json'), debug: own.includes('--debug')});
+		process.exitCode = tellFailure(error, {
+			json: own.includes('--json'),
+			debug: own.includes('--debug'),
+			log: openLog(isLogged ? 'json' : 'silent'),
+		});
 	}
 }
 

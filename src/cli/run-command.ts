@@ -58,8 +58,7 @@ export async function runCommand(
 		};
 		process.exitCode = (await work(context)) ?? 0;
 	} catch (error) {
-		log.error(error);
-		process.exitCode = printError(error, options, cancellation.exitStatus());
+		process.exitCode = tellFailure(error, {...options, log}, cancellation.exitStatus());
 	} finally {
 		file?.close();
 		cancellation.dispose();
@@ -77,16 +76,19 @@ function openTranscript(path: string | undefined, tell: (text: string) => void):
 	}
 }
 
-/** What the log does not say. Also for what goes wrong before a command is known. Returns the exit status. */
-export function printError(
+/**
+ * Tells a failure to the log, as JSON if that is wanted, and in words unless the log has all words. Also for what goes
+ * wrong before a command is known. Returns the exit status.
+ */
+export function tellFailure(
 	error: unknown,
-	options: Pick<GlobalOptions, 'json' | 'debug'>,
+	options: Pick<GlobalOptions, 'json' | 'debug'> & Pick<CommandContext, 'log'>,
 	cancelledStatus?: number,
 ): number {
 	const report = reportOf(error);
 	const exitCode = report.code === 'CANCELLED' ? (cancelledStatus ?? report.exitCode) : report.exitCode;
+	options.log.error(error, {code: report.code, exitCode, hint: report.hint});
 	if (options.json) printResult(toJson({messageType: 'exit_error', ...report, exitCode}));
-	// The log has it.
 	if (wordsAreDiverted()) return exitCode;
 	printNote(`${styled('red', 'quiesce:')} ${report.message}`);
 	for (const text of report.problems) printNote(`  ${text}`);
