@@ -3,7 +3,8 @@
  *
  *     npm run bench:qmp [-- --runs N]
  *
- * The three take turns in one run, on one real QEMU; another has the many monitors, with which it is slow itself. The Python client is that of Debian's source package of QEMU.
+ * The three take turns in one run, on one real QEMU; another has the many monitors, which make a QEMU slow. The Python
+ * client is that of Debian's source package of QEMU.
  */
 import {execFile, spawn} from 'node:child_process';
 import {once} from 'node:events';
@@ -102,11 +103,12 @@ try {
 			),
 		);
 	}
+	await qemu.kill();
+	await measureMonitors();
 } finally {
 	await qemu.kill();
+	await rm(folder, {recursive: true});
 }
-await measureMonitors();
-await rm(folder, {recursive: true});
 
 /** Every event of a QEMU goes to all its monitors. */
 async function measureMonitors(): Promise<void> {

@@ -2,7 +2,7 @@ import {BaseSequencer, type TestSpecification} from 'vitest/node';
 
 /** A long file that starts last is waited for by one worker alone. In their order. */
 const SLOW = [
-	/test\/faults\/(fleece|increment|push|prune|snapshot)/,
+	/test\/faults\/(fleece|increment|snapshot)/,
 	/test\/end-to-end\//,
 	/test\/operations\/(recover|killed-prune|prune)/,
 	/test\/(faults|cut|cli|guest-agent|guest|package|freeze-hooks)\//,

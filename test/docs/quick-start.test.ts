@@ -1,10 +1,10 @@
 import {join} from 'node:path';
 import {expect, test} from 'vitest';
-import {runtimeDir} from '../cli/run-quiesce.ts';
 import {guestName, temporaryFolder} from '../cli/scene.ts';
-import {outcome, output} from '../guest/command.ts';
 import {startGuest} from '../guest/guest.ts';
-import {codeBlocks, project} from './pages.ts';
+import {readStamps} from '../guest/oracle.ts';
+import {runAsTyped} from './as-typed.ts';
+import {codeBlocks} from './pages.ts';
 
 test('what the quick start says to type takes a quiesced point of a writing guest and brings it back', async () => {
 	await using folder = await temporaryFolder();
@@ -15,19 +15,14 @@ test('what the quick start says to type takes a quiesced point of a writing gues
 		.replaceAll(/\bweb1\b/g, guest.name)
 		.replaceAll('/srv/backup', folder.new('backup'))
 		.replaceAll('/var/lib/restored', restored);
-	const quiesce = `quiesce() { QUIESCE_CONFIG= QUIESCE_RUNTIME_DIR=${runtimeDir} '${process.execPath}' ${project}/bin/quiesce.js "$@"; }`;
 
-	const ran = await outcome('bash', ['-ec', `${quiesce}\n${commands}`]);
+	const ran = await runAsTyped(commands);
 	expect(ran, ran.stderr).toMatchObject({code: 0});
 	expect(ran.stdout).toMatch(new RegExp(`^${guest.name}@\\S+Z$`, 'm'));
 	expect(ran.stdout).toContain('qemu-system-');
 
-	const stamps = await Promise.all(
-		['vda', 'vdb'].map(async disk =>
-			Number(await output('debugfs', ['-R', 'cat stamp', join(restored, `${disk}.raw`)])),
-		),
-	);
-	expect(stamps[0]).toBeGreaterThan(0);
-	expect(stamps[1]).toBe(stamps[0]);
-	expect((await guest.stamps()).a).toBeGreaterThan(stamps[0]!);
+	const {a, b} = await readStamps(join(restored, 'vda.raw'), join(restored, 'vdb.raw'));
+	expect(a).toBeGreaterThan(0);
+	expect(b).toBe(a);
+	expect((await guest.stamps()).a).toBeGreaterThan(a);
 });

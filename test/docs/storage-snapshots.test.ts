@@ -2,11 +2,12 @@ import {mkdir} from 'node:fs/promises';
 import {join} from 'node:path';
 import {expect, test} from 'vitest';
 import {guestName, temporaryFolder} from '../cli/scene.ts';
-import {runtimeDir} from '../cli/run-quiesce.ts';
-import {outcome, output} from '../guest/command.ts';
+import {output} from '../guest/command.ts';
 import {ext4Image} from '../guest/disks.ts';
 import {startGuest} from '../guest/guest.ts';
-import {project, readPage} from './pages.ts';
+import {needsRecovery, readStamps} from '../guest/oracle.ts';
+import {runAsTyped} from './as-typed.ts';
+import {readPage} from './pages.ts';
 
 const PAGE = 'docs/storage-snapshots.md';
 
@@ -41,20 +42,15 @@ test.each([
 		.replaceAll('/srv/images/web1', images)
 		.replaceAll('freeze web1', `freeze ${guest.name}`);
 	expect(commands).toContain(`quiesce freeze ${guest.name} -- `);
-	const quiesce = `quiesce() { QUIESCE_CONFIG= QUIESCE_RUNTIME_DIR=${runtimeDir} '${process.execPath}' ${project}/bin/quiesce.js "$@"; }`;
-	const ran = await outcome('bash', ['-ec', `${quiesce}\n${commands}`]);
+	const ran = await runAsTyped(commands);
 	expect(ran, ran.stderr).toMatchObject({code: 0});
 
-	const stamps = await Promise.all(
-		['vda', 'vdb'].map(async disk => {
-			const copy = join(`${images}-now`, `${disk}.raw`);
-			// A file system that was not frozen needs its journal.
-			expect(await output('dumpe2fs', ['-h', copy])).not.toContain('needs_recovery');
-			return Number(await output('debugfs', ['-R', 'cat stamp', copy]));
-		}),
-	);
-	expect(stamps[0]).toBeGreaterThan(0);
-	expect(stamps[1]).toBe(stamps[0]);
+	const copies = [join(`${images}-now`, 'vda.raw'), join(`${images}-now`, 'vdb.raw')] as const;
+	// A file system that was not frozen needs its journal.
+	for (const copy of copies) expect(await needsRecovery(copy)).toBe(false);
+	const {a, b} = await readStamps(...copies);
+	expect(a).toBeGreaterThan(0);
+	expect(b).toBe(a);
 	const later = await guest.stamps();
-	expect(later.a).toBeGreaterThan(stamps[0]!);
+	expect(later.a).toBeGreaterThan(a);
 });
